@@ -1,0 +1,22 @@
+"""Image data sets in memory: by name, from class folders, or from Parquet files."""
+
+from localprop.data.augment import Augmentation, augment
+from localprop.data.catalogue import CATALOGUE, DataEntry, load
+from localprop.data.images import read_image
+from localprop.data.loader import BatchLoader, evaluation_batches, normalise
+from localprop.data.store import DataError, ImageData, ImageSet
+
+__all__ = [
+    "CATALOGUE",
+    "Augmentation",
+    "BatchLoader",
+    "DataEntry",
+    "DataError",
+    "ImageData",
+    "ImageSet",
+    "augment",
+    "evaluation_batches",
+    "load",
+    "normalise",
+    "read_image",
+]

@@ -1,0 +1,1 @@
+"""Pure functions over tensors, one file a family; no modules, no state."""

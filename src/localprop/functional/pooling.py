@@ -1,0 +1,113 @@
+"""Averages that turn a block's output into one feature vector a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _MeanOverPositions(torch.autograd.Function):
+    """Mean whose gradient has the memory layout of the input.
+
+    The gradient of `h.mean((2, 3))` is an expanded tensor of stride 0. Behind it every backward function of the block
+    falls off its fast path, which costs a local step all that it saves over backprop.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, dims: tuple[int, ...]) -> Tensor:
+        ctx.shape, ctx.stride, ctx.dtype, ctx.dims = h.shape, h.stride(), h.dtype, dims
+        return h.mean(dims, dtype=torch.promote_types(h.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        num_positions = 1
+        for dim in ctx.dims:
+            num_positions *= ctx.shape[dim]
+            grad = grad.unsqueeze(dim)
+        out = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=grad.device)
+        return out.copy_((grad / num_positions).expand(ctx.shape)), None
+
+
+def average_positions(h: Tensor, channel_axis: int = 1) -> Tensor:
+    """Average features over all positions: hbar_c = (1/K) sum_k h_{c,k}.
+
+    Half precision is averaged, and returned, in float32.
+
+    Args:
+        h: Block output. Shape (N, C, ...) with `channel_axis` 1, or (N, K, C) with `channel_axis` -1.
+        channel_axis: Axis of the channels.
+
+    Shape: (N, C). A flat (N, C) comes back as it is, in at least float32.
+    """
+    channel_axis %= h.dim()
+    dims = tuple(dim for dim in range(1, h.dim()) if dim != channel_axis)
+    if not dims:
+        return h.to(torch.promote_types(h.dtype, torch.float32))
+    averaged: Tensor = _MeanOverPositions.apply(h, dims)
+    return averaged
+
+
+def average_chunks(h: Tensor, chunks: int) -> Tensor:
+    """K-averaging of a flat output: hbar_c = (1/K) sum_k h_{k C + c}, with C = H / K.
+
+    Args:
+        h: Flat block output of width H, index order (k, c). Shape (N, H).
+        chunks: K, the number of contiguous pieces; must divide H.
+
+    Shape: (N, H / K).
+
+    Raises:
+        ValueError: `chunks` does not divide the width.
+
+    References: Choi et al., "Dictionary Contrastive Learning for Efficient Local Supervision without Auxiliary
+        Networks", ICLR 2024.
+    """
+    if chunks < 1 or h.shape[1] % chunks:
+        raise ValueError(f"chunks: must divide the feature width {h.shape[1]}, got {chunks}")
+    if chunks == 1:
+        return average_positions(h)
+    return average_positions(h.reshape(len(h), chunks, -1), channel_axis=-1)
+
+
+def budget_kernel(channels: int, height: int, width: int, budget: int) -> tuple[int, int]:
+    """Find the average-pooling kernel that brings a map under a feature budget.
+
+    The kernel (kh, kw) is doubled alternately, height first, until C ceil(H / kh) ceil(W / kw) <= budget, or until it
+    covers the map.
+
+    Args:
+        channels: C.
+        height: H.
+        width: W.
+        budget: Largest number of features wanted.
+
+    References: Nokland and Eidnes, "Training Neural Networks with Local Error Signals", ICML 2019.
+    """
+    kernel = [1, 1]
+    size = (height, width)
+    axis = 0
+    while channels * -(-height // kernel[0]) * -(-width // kernel[1]) > budget and tuple(kernel) != size:
+        kernel[axis] = min(2 * kernel[axis], size[axis])
+        axis = 1 - axis
+    return kernel[0], kernel[1]
+
+
+def pool_to_budget(h: Tensor, budget: int) -> Tensor:
+    """Average-pool a map until it has at most `budget` features (see `budget_kernel`), and flatten it.
+
+    Args:
+        h: Block output. Shape (N, C, H, W), (N, K, C) (tokens: averaged over all if over budget) or (N, D).
+        budget: Largest number of features wanted.
+
+    Shape: (N, P), in at least float32.
+    """
+    if h.dim() == 4:
+        kernel = budget_kernel(h.shape[1], h.shape[2], h.shape[3], budget)
+        # Rounding up keeps the border of maps that the kernel does not divide, and the published feature counts.
+        h = h if kernel == (1, 1) else F.avg_pool2d(h, kernel, ceil_mode=True)
+    elif h.dim() == 3 and h.shape[1] * h.shape[2] > budget:
+        return average_positions(h, channel_axis=-1)
+    return h.flatten(1).to(torch.promote_types(h.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Inference: evaluation and prediction with every block's logits."""

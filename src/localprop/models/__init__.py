@@ -1,0 +1,51 @@
+"""Reference networks with the papers' exact widths: ONE table, name -> factory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from torch import nn
+
+from localprop.errors import nearest
+from localprop.models.conv import conv
+from localprop.models.fc import fc
+from localprop.models.vgg import vgg8b
+
+Factory = Callable[..., nn.Module]
+
+CATALOGUE: dict[str, Factory] = {"fc": fc, "conv": conv, "vgg8b": vgg8b}
+
+__all__ = ["CATALOGUE", "Factory", "conv", "fc", "get", "vgg8b"]
+
+
+def get(name: str) -> Factory:
+    """Return the factory of a network: `factory(image_shape, num_classes, **settings) -> nn.Module`.
+
+    Args:
+        name: A name of the catalogue, or an import path `package.module:ATTRIBUTE` (this imports and runs that code).
+
+    Raises:
+        ValueError: No such network.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    if name.startswith(("timm:", "torchvision:")):
+        from localprop.models.external import factory
+
+        return factory(name)
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"model: cannot import {name!r}: {error}") from error
+        if not callable(found):
+            raise ValueError(
+                f"model: {name!r} is a {type(found).__name__}, not a function (image_shape, num_classes) -> model"
+            )
+        return found  # type: ignore[no-any-return] # a third party's callable: its result is checked when it is used
+    raise ValueError(
+        f"model: no network {name!r}{nearest(name, CATALOGUE)}; there are {', '.join(CATALOGUE)}, "
+        "timm:NAME, torchvision:NAME and package.module:FUNCTION"
+    )

@@ -1,0 +1,154 @@
+"""Read and validate the files that a comparison leaves: final.json, cost.json, metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Ratio = Annotated[float, Field(gt=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
+
+
+class Final(_Record):
+    """What a finished run says of itself; the part of final.json that reports read."""
+
+    method: str
+    title: str | None = None
+    model: str
+    data: str
+    seed: int
+    epochs: Annotated[float, Field(ge=0)]
+    test_error: Percent
+    layer_errors: tuple[Percent | None, ...]
+    ensemble_error: Percent | None = None
+    ensemble_weights: str | None = None
+    parameters: Annotated[int, Field(ge=0)]
+    extra_parameters: Annotated[int, Field(ge=0)]
+    train_seconds: Annotated[float, Field(ge=0)]
+    versions: dict[str, JsonValue]
+    commit: str | None = None
+    settings: dict[str, JsonValue]
+    hardware: dict[str, JsonValue]
+
+
+class Cost(_Record):
+    """Time and memory of one method as multiples of backprop written by hand; None where not measured."""
+
+    method: str
+    model: str
+    step_ratio: Ratio | None = None
+    step_ratio_spread: tuple[Ratio, Ratio] | None = None
+    memory_ratio: Ratio | None = None
+    live_ratio: Ratio | None = None
+
+
+class Evaluation(_Record):
+    """One evaluation during training."""
+
+    step: int
+    epoch: float
+    split: str
+    error: Percent
+    layer_errors: tuple[Percent | None, ...]
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+def _parse(record: type[RecordT], text: str | bytes, where: str) -> RecordT:
+    try:
+        return record.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ValueError(f"{where} is not valid: {problems}; repeat this run") from None
+
+
+def list_methods(directory: Path) -> list[str]:
+    """List the methods that a comparison has run, by name."""
+    return sorted({seed.parent.name for seed in directory.glob("*/seed-*") if seed.is_dir()})
+
+
+def seed_directories(directory: Path, method: str) -> list[Path]:
+    """List the runs of one method in the order of their seeds.
+
+    Raises:
+        ValueError: If the method has no run in the directory.
+    """
+    matches = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in (directory / method).glob("seed-*")}
+    seeds = {path: int(match[1]) for path, match in matches.items() if match}
+    if not seeds:
+        found = ", ".join(list_methods(directory)) or "none"
+        raise ValueError(f"methods: {method!r} has no run in {directory}; methods found there: {found}")
+    return sorted(seeds, key=lambda path: seeds[path])
+
+
+def read_final(run: Path, method: str) -> Final:
+    """Read the final record of one run.
+
+    Raises:
+        ValueError: If the file is missing, is not valid, or speaks of another method or seed.
+    """
+    path = run / "final.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the run has not finished; resume it")
+    final = _parse(Final, path.read_bytes(), str(path))
+    if (final.method, f"seed-{final.seed}") != (method, run.name):
+        raise ValueError(
+            f"{path} is of method {final.method!r} and seed {final.seed}, but stands where method {method!r} "
+            f"and {run.name} belong; repeat this run"
+        )
+    return final
+
+
+def read_cost(directory: Path, method: str, model: str) -> Cost | None:
+    """Read the cost of one method, or None where it was not measured.
+
+    Raises:
+        ValueError: If the file is not valid, or speaks of another method or model.
+    """
+    path = directory / method / "cost.json"
+    if not path.is_file():
+        return None
+    cost = _parse(Cost, path.read_bytes(), str(path))
+    if (cost.method, cost.model) != (method, model):
+        raise ValueError(
+            f"{path} is of method {cost.method!r} and model {cost.model!r}, but its runs are of "
+            f"{method!r} and {model!r}; measure it again"
+        )
+    return cost
+
+
+def read_evaluations(run: Path, split: str = "test") -> list[Evaluation]:
+    """Read the evaluations of one run in the order of their steps.
+
+    A resumed run may have written a step twice; the later row counts.
+
+    Raises:
+        ValueError: If the file is missing, has an invalid row, or has no evaluation on the split.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; repeat this run")
+    by_step: dict[int, Evaluation] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        where = f"{path}, line {number},"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is not valid: {error}; repeat this run") from None
+        if isinstance(row, dict) and row.get("kind") == "evaluation" and row.get("split") == split:
+            evaluation = _parse(Evaluation, line, where)
+            by_step[evaluation.step] = evaluation
+    if not by_step:
+        raise ValueError(f"{path} has no evaluation on the {split!r} split; repeat this run")
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,165 @@
+"""Write a comparison as one table: Markdown, JSON, or for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from localprop.report.labels import (
+    NONE,
+    caption,
+    human_count,
+    human_estimate,
+    human_ratio,
+    pairs,
+    protocol_label,
+    seeds_label,
+    shared_settings,
+)
+from localprop.report.rows import Row
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column, or one for every block: its headers, its cells, and what its numbers mean."""
+
+    headers: tuple[str, ...]
+    cells: Callable[[Row], Sequence[str]]
+    meaning: str
+
+    @property
+    def name(self) -> str:
+        return self.headers[0] if len(self.headers) == 1 else f"{self.headers[0]} to {self.headers[-1]}"
+
+
+def _columns(rows: Sequence[Row]) -> list[_Column]:
+    num_blocks = max(len(row.layer_errors) for row in rows)
+    weights = ", ".join(dict.fromkeys(row.ensemble_weights for row in rows if row.ensemble_weights)) or NONE
+    columns = [
+        _Column(("method",), lambda row: [row.method], _titles(rows)),
+        _Column(
+            ("error %",),
+            lambda row: [human_estimate(row.test_error, 2)],
+            "error of the network's answer on the test set, in percent.",
+        ),
+        _Column(
+            ("all layers %",),
+            lambda row: [human_estimate(row.ensemble_error, 2)],
+            f"error of the weighted sum of the blocks' own predictions (weights: {weights}).",
+        ),
+        _Column(
+            ("extra parameters",),
+            lambda row: [human_count(row.extra_parameters)],
+            "trained parameters (dictionaries, local classifiers) beside the network's own "
+            f"{', '.join(dict.fromkeys(human_count(row.parameters) for row in rows))}.",
+        ),
+        _Column(
+            ("memory",),
+            lambda row: [human_ratio(row.memory_ratio)],
+            "growth of the process's resident memory over training steps, as a multiple of backprop written "
+            "by hand in plain PyTorch; it says little where the growth is under 150 MB.",
+        ),
+        _Column(
+            ("live tensors",),
+            lambda row: [human_ratio(row.live_ratio)],
+            "peak bytes of tensors alive in a training step, as a multiple of backprop written by hand.",
+        ),
+        _Column(
+            ("step time",),
+            lambda row: [human_ratio(row.step_ratio, row.step_ratio_spread)],
+            "time of a training step, as a multiple of backprop written by hand (in brackets the lowest and "
+            "highest ratio measured).",
+        ),
+        _Column(
+            ("training s",),
+            lambda row: [f"{row.train_seconds:.0f}"],
+            "seconds of a whole run, with data loading and evaluation.",
+        ),
+    ]
+    if num_blocks:
+        layers = _Column(
+            tuple(f"b{index + 1}" for index in range(num_blocks)),
+            lambda row: [
+                human_estimate(row.layer_errors[index] if index < len(row.layer_errors) else None, 2)
+                for index in range(num_blocks)
+            ],
+            f"error of each block's own prediction, in percent; {NONE} where a block has none.",
+        )
+        columns.insert(2, layers)
+    return columns
+
+
+def _titles(rows: Sequence[Row]) -> str:
+    titles = [f"{row.method} is {row.title}" for row in rows if row.title != row.method]
+    return "the training method" + (f": {'; '.join(titles)}." if titles else ".")
+
+
+def _escape(text: str) -> str:
+    for mark in ("\\", "|", "`", "*", "<", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write the comparison as a Markdown table with its caption and the meaning of every column."""
+    columns = _columns(rows)
+    headers = [header for column in columns for header in column.headers]
+    lines = [
+        "| " + " | ".join(headers) + " |",
+        "| :-- |" + " --: |" * (len(headers) - 1),
+        *("| " + " | ".join(_escape(cell) for column in columns for cell in column.cells(row)) + " |" for row in rows),
+    ]
+    meanings = [f"- **{column.name}**: {_escape(column.meaning)}" for column in columns]
+    settings = _escape(pairs(shared_settings(rows)))
+    tail = [f"\nSettings: {settings}."] if settings else []
+    return "\n".join([_escape(caption(rows)), "", *lines, "", *meanings, *tail]) + "\n"
+
+
+def to_json(rows: Sequence[Row]) -> dict[str, JsonValue]:
+    """Write the comparison as plain JSON values: caption, meaning of every column, unrounded rows."""
+    return {
+        "caption": caption(rows),
+        "columns": {column.name: column.meaning for column in _columns(rows)},
+        "rows": [{**to_jsonable_python(row), "num_seeds": row.num_seeds} for row in rows],
+    }
+
+
+def terminal(rows: Sequence[Row]) -> Table:
+    """Lay the comparison out for a terminal of 100 columns; errors are rounded to one decimal."""
+    table = Table(
+        title=Text(f"{protocol_label(rows)}, {seeds_label(rows)}"),
+        caption=Text("errors in % at the last epoch; memory and time beside backprop written by hand"),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("method", overflow="fold")
+    table.add_column("error", justify="right", no_wrap=True)
+    table.add_column("each layer", overflow="fold")
+    table.add_column("all layers", justify="right", no_wrap=True)
+    for header in ("extra", "memory", "time"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (
+            row.method,
+            human_estimate(row.test_error, 1),
+            _compact_layers(row),
+            human_estimate(row.ensemble_error, 1),
+            human_count(row.extra_parameters),
+            human_ratio(row.memory_ratio),
+            human_ratio(row.step_ratio),
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _compact_layers(row: Row) -> str:
+    if not any(row.layer_errors):
+        return NONE
+    return " ".join(f"{NONE if error is None else f'{error.mean:.1f}':>4}" for error in row.layer_errors)

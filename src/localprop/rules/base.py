@@ -1,0 +1,136 @@
+"""The contract of a rule, and what all rules share: seeded contexts and checks of the batch."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localprop.network import LocalNetwork
+from localprop.seed import derive, seeded
+from localprop.types import BlockSpec, BlockStep, Key
+
+
+class Rule(nn.Module):
+    """Turn a batch into gradients, block after block.
+
+    Args:
+        net: The network.
+        specs: One description a block, from `net.specs(example, num_classes)`.
+
+    Attributes:
+        accumulates: Whether gradients of several batches may be added up before a step.
+        seed: Seed of all randomness inside the blocks (dropout masks); set it before training.
+        autocast_dtype: Lower precision for forward passes, such as torch.bfloat16; None computes as the tensors are.
+
+    Example:
+        >>> import torch, localprop
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+        >>> rule = localprop.methods.build("dcl", localprop.split(model), num_classes=3, example=x)
+        >>> groups = rule.parameter_groups().items()
+        >>> optimizers = {key: torch.optim.SGD(params, lr=0.1) for key, params in groups}
+        >>> rule.begin(0)
+        >>> for step in rule.steps(x, y):
+        ...     optimizers[step.key].step()
+        ...     optimizers[step.key].zero_grad(set_to_none=True)
+        >>> tuple(rule.predict(x).shape)
+        (4, 3)
+    """
+
+    accumulates = True
+
+    def __init__(self, net: LocalNetwork, specs: Sequence[BlockSpec]) -> None:
+        super().__init__()
+        if len(specs) != len(net):
+            raise ValueError(
+                f"specs: need one a block ({len(net)}), got {len(specs)}; use net.specs(example, num_classes)"
+            )
+        self.net = net
+        self.specs = tuple(specs)
+        self.seed = 0
+        self.autocast_dtype: torch.dtype | None = None
+        self._step = 0
+        self._passes = 0
+        self._has_batch_norm = any(isinstance(module, _BatchNorm) for module in net.modules())
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
+        """Return the parameters of each group; each group wants an optimiser of its own."""
+
+    @abstractmethod
+    def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
+        """Yield each parameter group as soon as its gradients are final.
+
+        Args:
+            x: Inputs, or with `blocks` the input of the first of them. Shape (N, ...).
+            y: Class indices. Shape (N,), int64.
+            blocks: A stretch of the network, for layer-parallel training; default all.
+            scale: Factor of every gradient: 1 / k for k accumulated batches.
+
+        Raises:
+            ValueError: The batch does not fit the network.
+        """
+
+    @abstractmethod
+    def exits(self, x: Tensor) -> list[Tensor | None]:
+        """Return the logits of every block, None where a block makes no prediction. Uses the mode the rule is in."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the network's answer, the logits of its last block, shape (N, Z)."""
+        logits = self.exits(x)[-1]
+        assert logits is not None
+        return logits
+
+    def begin(self, step: int) -> None:
+        """Start optimiser step number `step`: what is random in it depends on this number, not on what ran before."""
+        self._step = step
+        self._passes = 0
+
+    @contextlib.contextmanager
+    def context(self, block: int) -> Iterator[None]:
+        """Run a block's forward pass: seeded per (step, pass, block), in the rule's precision."""
+        device = self._device()
+        place = derive(self.seed, "block", self._step, self._passes, block)
+        with seeded(place, device) if self.training else contextlib.nullcontext(), self._autocast(device):
+            yield
+
+    def check_batch(self, x: Tensor, y: Tensor, blocks: range) -> None:
+        """Refuse a batch that the network cannot train on, with the reason."""
+        expected = self.specs[blocks.start].input_shape
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(f"x: the network takes samples of shape {expected}, got a batch of shape {tuple(x.shape)}")
+        if y.shape != x.shape[:1] or y.dtype != torch.int64:
+            raise ValueError(
+                f"y: need one int64 class index a sample, shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        if len(x) == 0:
+            raise ValueError("x: the batch is empty")
+        if len(x) == 1 and self._has_batch_norm and self.training:
+            raise ValueError("x: batch normalisation cannot train on a batch of one sample; use at least two")
+        num_classes = self.specs[0].num_classes
+        # Reading labels that lie on an accelerator would wait for it; there the loss's own assertion speaks.
+        if y.is_cpu and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
+            wrong = y[(y < 0) | (y >= num_classes)][0]
+            raise ValueError(f"y: labels must lie in 0 .. {num_classes - 1} ({num_classes} classes), got {int(wrong)}")
+
+    def clear_gradients(self) -> None:
+        """Drop every gradient of the rule's parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+
+def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the trainable ones of `parameters`, in order, each once."""
+    return list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))

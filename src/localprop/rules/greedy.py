@@ -1,0 +1,99 @@
+"""Greedy local learning: every block minimises its own objective on a detached input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from localprop.network import LocalNetwork
+from localprop.objectives.base import Objective
+from localprop.rules.base import Rule, unique
+from localprop.types import BlockStep, Key, LocalBatch
+
+
+class Greedy(Rule):
+    """Train each block by its own objective, streaming: forward, loss, backward, then the next block.
+
+    For l = 1 .. L: h_l = f_l(sg[h_{l-1}]); theta_l gets grad_{theta_l} L_l(h_l, y). Only one block's graph is alive at
+    a time. Activations sent on are those from before the block's update.
+
+    A parameter that several objectives train, such as a shared dictionary, stands in the group of each of those
+    blocks; stepping each group as it is yielded updates it layer by layer, and each optimiser keeps its own state for
+    it. Its gradient must be None again before the next block runs.
+
+    Args:
+        net: The network.
+        objectives: One a block; the last one scores the network's logits.
+
+    Raises:
+        ValueError: The number of objectives does not fit.
+    """
+
+    def __init__(self, net: LocalNetwork, objectives: Sequence[Objective]) -> None:
+        super().__init__(net, [objective.spec for objective in objectives])
+        self.objectives = nn.ModuleList(objectives)
+
+    def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
+        """Return one group a block: its parameters and those that its objective trains."""
+        groups: dict[Key, list[nn.Parameter]] = {}
+        for index, block in enumerate(self.net.blocks):
+            if parameters := unique([*block.parameters(), *self._objective(index).updated_parameters()]):
+                groups[index, "block"] = parameters
+        return groups
+
+    def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
+        """Yield (block, "block") for block after block; see `Rule.steps`.
+
+        Raises:
+            ValueError: The batch does not fit, or a shared parameter still holds an earlier block's gradient.
+        """
+        blocks = range(len(self.net)) if blocks is None else blocks
+        self.check_batch(x, y, blocks)
+        groups = self.parameter_groups()
+        shared = shared_parameters(groups)
+        self._passes += 1
+        try:
+            for index, block_input, h in self.net.iter_blocks(x, blocks=blocks, context=self.context):
+                if (index, "block") not in groups:
+                    continue
+                for parameter in groups[index, "block"]:
+                    if parameter in shared and parameter.grad is not None:
+                        raise ValueError(
+                            f"a parameter shared by several blocks still has a gradient before block {index}; step and "
+                            "zero_grad(set_to_none=True) the yielded group's optimizer before asking for the next"
+                        )
+                with self._autocast(h.device):
+                    local = self._objective(index)(h, LocalBatch(y, block_input))
+                output, loss, logits, logs = h.detach(), local.loss, local.logits, local.logs
+                del h, local  # the yield below must not keep the graph alive
+                torch.autograd.backward(loss if scale == 1.0 else loss * scale)
+                yield BlockStep(
+                    (index, "block"), loss.detach(), None if logits is None else logits.detach(), output, logs
+                )
+                del loss, logits, output, block_input
+        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
+            self.clear_gradients()
+            raise
+
+    def exits(self, x: Tensor) -> list[Tensor | None]:
+        """Return the logits of every block that makes a prediction; see `Rule.exits`."""
+        with torch.no_grad():
+            logits: list[Tensor | None] = []
+            for index, _, h in self.net.iter_blocks(x, context=self.context):
+                with self._autocast(h.device):
+                    logits.append(self._objective(index).logits(h))
+            return logits
+
+    def _objective(self, index: int) -> Objective:
+        objective = self.objectives[index]
+        assert isinstance(objective, Objective)
+        return objective
+
+
+def shared_parameters(groups: dict[Key, list[nn.Parameter]]) -> set[nn.Parameter]:
+    """Return the parameters that stand in more than one group."""
+    counts = Counter(parameter for parameters in groups.values() for parameter in parameters)
+    return {parameter for parameter, count in counts.items() if count > 1}

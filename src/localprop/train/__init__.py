@@ -1,0 +1,1 @@
+"""Training: settings, schedules, the executor, checkpoints and the loop over them."""

@@ -1,0 +1,261 @@
+"""The contracts of the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import localprop
+from localprop.cli import main
+
+SMALL = [
+    "--model.width",
+    "0.0625",
+    "--limit-batches",
+    "2",
+    "--epochs",
+    "1",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+def run(argv, capsys):
+    code = main(argv)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+COMMAND = [sys.executable, "-m", "localprop"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(localprop.__file__).parents[1])}
+
+
+def process(*argv, command=COMMAND, **options):
+    return subprocess.run(
+        [*command, *map(str, argv)], capture_output=True, text=True, timeout=120, env=ENVIRONMENT, **options
+    )
+
+
+def test_several_mistakes_are_reported_together_on_standard_error(capsys):
+    argv = ["train", "--method", "dlc", "--model", "vgg8b", "--model.widht", "0.25", "--epochs", "-1"]
+    code, out, err = run([*argv, "--epocs=3", "stray", "--log", "tensorbord"], capsys)
+    assert (code, out) == (2, "")
+    for words in ("'dcl'", "--model.width?", "--epochs -1", "--epochs?", "stray", "'tensorboard'"):
+        assert words in err
+    assert len(err.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["methods", "--jsno"], "did you mean '--json'?"),
+        (["cite", "dlc"], "did you mean 'dcl'?"),
+        (["train", "--model.width"], "--model.width: needs a value"),
+        (["train", "--epochs"], "--epochs: expected one argument"),
+        (["train", "--resume", "yes"], "--resume yes: must be auto"),
+        (["train", "--resum", "auto"], "did you mean --resume?"),
+        (["train", "--method", "dlc", "--help"], "--method dlc: no method"),
+        (["train", "--model", "timm:no_such_network"], "--model timm:no_such_network"),
+        (["compare"], "--methods: name the methods"),
+        (["compare", "--methods", "bp,dlc", "--seeds", "0"], "--seeds 0"),
+        (["compare", "--methods", "bp,dlc"], "did you mean 'dcl'?"),
+        (
+            ["compare", "--methods", "bp", "--method.temperature", "2"],
+            "--method.temperature 2: no such setting",
+        ),
+        (["compare", "--methods", "bp", "--seed", "2"], "did you mean --seeds?"),
+        (["predict", "somewhere"], "IMAGE"),
+    ],
+)
+def test_a_mistake_exits_2_with_one_message(argv, message, capsys):
+    code, out, err = run(argv, capsys)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_the_printed_settings_alone_go_to_standard_output_and_replay(tmp_path, capsys):
+    flags = [
+        "--model.width=.25",
+        "--batch_size",
+        "64",
+        "--optimizer.weight-decay",
+        "-1e-3",
+        "--data.crop_padding",
+        "2",
+    ]
+    code, printed, err = run(["train", "--print_config", *flags], capsys)
+    assert code == 0
+    settings = yaml.safe_load(printed)
+    assert settings["model"] == {"name": "vgg8b", "width": 0.25, "dropout": 0.1}
+    assert settings["optimizer"]["weight_decay"] == -0.001
+    assert settings["data"] == {"name": "fashion-mini", "crop_padding": 2}
+    assert "recipe: " in err
+    assert "this run instead: batch_size 64, optimizer.weight_decay -0.001" in err
+    file = tmp_path / "run.yaml"
+    file.write_text(printed)
+    assert run(["train", "--config", str(file), "--print-config"], capsys)[1] == printed
+
+
+def test_methods_as_json(capsys):
+    code, out, err = run(["methods", "--json"], capsys)
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert {"bp", "dcl", "dcl-s", "dcl-ld", "pred"} <= {row["name"] for row in rows}
+    columns = {
+        "name",
+        "family",
+        "title",
+        "year",
+        "auxiliary_parameters",
+        "needs_labels",
+        "messages",
+        "passes",
+    }
+    assert all(set(row) == columns | {"updates_in_forward", "global_error"} for row in rows)
+
+
+@pytest.mark.parametrize(("command", "name"), [("methods", "dcl"), ("models", "vgg8b"), ("data", "fashion-mini")])
+def test_catalogues_as_text_and_json(command, name, capsys):
+    _, out, _ = run([command], capsys)
+    assert name in [line.split()[0] for line in out.splitlines()]
+    _, out, _ = run([command, "--json"], capsys)
+    assert name in [row["name"] for row in json.loads(out)]
+
+
+def test_cite_prints_bibtex(capsys):
+    code, out, _ = run(["cite", "dcl"], capsys)
+    assert code == 0
+    assert out.startswith("@")
+
+
+def test_version_and_help(capsys):
+    assert run(["--version"], capsys)[1].startswith("localprop ")
+    code, out, _ = run(["--help"], capsys)
+    assert code == 0
+    for command in ("methods", "models", "data", "cite", "train", "compare", "evaluate", "predict"):
+        assert f"    {command} " in out
+        code, text, _ = run([command, "--help"], capsys)
+        assert code == 0
+        assert text.startswith(f"usage: localprop {command}")
+
+
+def test_help_lists_flags_defaults_and_the_settings_of_named_components(capsys):
+    _, out, _ = run(["train", "--method", "dcl-cosine", "--optimizer", "SGD", "--help"], capsys)
+    text = " ".join(out.split())
+    assert "--epochs VALUE passes over the training set" in text
+    assert "(default: 5)" in text
+    assert "--method.temperature VALUE Positive divisor of the logits. [float; default: 0.07]" in text
+    assert "--optimizer.momentum" in text
+    assert "--model.width" not in text
+    assert "--method.update" not in text  # fixed: it is what makes the method
+
+
+def test_a_run_from_start_to_finish(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(["train", "--method", "dcl", "--seed", "3", *SMALL], capsys)
+    assert (code, out) == (0, "")
+    assert "recipe: " in err
+    directory = "runs/dcl-vgg8b-fashion-mini-seed3"
+    assert f"run: {directory}" in err
+    final = (tmp_path / directory / "final.json").read_bytes()
+    assert json.loads(final)["method"] == "dcl"
+
+    again = ["train", "--config", f"{directory}/config.yaml"]
+    code, _, err = run(again, capsys)
+    assert code == 2
+    assert "--resume auto" in err
+
+    code, _, _ = run([*again, "--resume", "auto"], capsys)
+    assert code == 0
+    assert (tmp_path / directory / "final.json").read_bytes() == final
+
+
+def test_failed_training_exits_3(tmp_path, capsys):
+    diverging = ["--optimizer", "SGD", "--optimizer.lr", "1e30", "--limit-batches", "4"]
+    code, _, err = run(["train", "--method", "bp", *SMALL, *diverging, "--out", str(tmp_path / "run")], capsys)
+    assert code == 3
+    assert "step" in err
+
+
+def test_an_interrupt_exits_130_with_a_checkpoint(tmp_path):
+    directory = tmp_path / "run"
+    argv = [
+        "train",
+        *SMALL[:2],
+        "--epochs",
+        "100",
+        "--threads",
+        "1",
+        "--log-every",
+        "1",
+        "--out",
+        str(directory),
+    ]
+    with subprocess.Popen([sys.executable, "-m", "localprop", *argv], stderr=subprocess.PIPE, text=True) as training:
+        metrics = directory / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        training.send_signal(signal.SIGINT)
+        _, err = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert "--resume auto" in err
+    assert "Traceback" not in err
+    assert list((directory / "checkpoint").iterdir())
+
+
+METHOD = """
+from localprop import Method
+from localprop.builders import prediction
+METHOD = Method("mine", "Mine", "local error", 2024, "@misc{mine}", prediction, "a head a block")
+"""
+
+
+def test_a_third_partys_method_by_import_path(tmp_path, capsys):
+    (tmp_path / "my_methods.py").write_text(METHOD)
+    script = tmp_path / "bin" / "localprop"  # unlike `python -m`, a script does not see the working directory
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom localprop.cli import main\nsys.exit(main())\n")
+    command = [sys.executable, script]
+    argv = ["train", "--method", "my_methods:METHOD", *SMALL, "--out", "run"]
+    done = process(*argv, command=command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    replay = ["train", "--config", str(tmp_path / "run" / "config.yaml"), "--print-config"]
+    code, _, err = run(replay, capsys)
+    assert code == 2
+    assert "--allow-imports" in err
+    allowed = process(*replay, "--allow-imports", command=command, cwd=tmp_path)
+    assert allowed.stdout == (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_config_file_executes_no_code(tmp_path):
+    (tmp_path / "evil_module.py").write_text("open('executed', 'w').close()\n")
+    (tmp_path / "run.yaml").write_text("method: evil_module:METHOD\n")
+    refused = process("train", "--config", "run.yaml", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--allow-imports" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "localprop", "methods", "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
