@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ from torch import Tensor
 from localprop.bench.memory import PeakMemory
 from localprop.data.store import ImageSet
 from localprop.infer.evaluate import Evaluation, evaluate
-from localprop.record import Recorder, make_console, sinks_from, truncate_after
+from localprop.record import Recorder, RecordError, make_console, sinks_from, truncate_after
 from localprop.train import checkpoint
 from localprop.train.assemble import (
     DataFacts,
@@ -44,6 +45,9 @@ from localprop.types import BlockStep, Key
 
 FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads")
 """Settings that may change between the parts of an interrupted run."""
+
+_OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
+_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|final\.json)\.tmp-\d+")
 
 
 class TrainingError(RuntimeError):
@@ -76,7 +80,7 @@ def fit(
 
     Raises:
         ValueError: The settings, the data or the directory do not fit.
-        TrainingError: A loss is not finite, or a checkpoint cannot be written.
+        TrainingError: A loss or a parameter is not finite, or the disk is full.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
     """
     final = directory / "final.json"
@@ -86,20 +90,34 @@ def fit(
         return finished
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    training = Training(config, directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    training.restore()
-    truncate_after(directory / "metrics.jsonl", training.step)
+    with _signals(signal.default_int_handler):  # outside of the loop there is nothing to save
+        training = Training(config, directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for stale in [entry for entry in directory.iterdir() if _STALE.fullmatch(entry.name)]:
+            stale.unlink(missing_ok=True)
+        training.restore()
+        _write(directory / "config.yaml", config.to_yaml())
+        _train(training, stream, notes)
+        content = training.final()
+        write_json(final, content)
+    return content
+
+
+def _train(training: Training, stream: TextIO, notes: Sequence[str]) -> None:
+    """Run the loop, with its rows recorded and its progress shown."""
+    config, directory = training.config, training.directory
+    metrics = directory / "metrics.jsonl"
+    truncate_after(metrics, training.step)
     sinks = sinks_from(config.log, directory, config=config.to_dict(), resumed_at=training.step or None)
     console = make_console(stream, total_steps=training.total_steps, epochs=config.epochs)
-    with Recorder(directory / "metrics.jsonl", sinks) as recorder, console, _signals() as interrupted:
-        for note in notes:
-            console.note(note)
-        training.run(recorder.write, console, interrupted)
-    content = training.final()
-    write_json(final, content)
-    return content
+    interrupted = threading.Event()
+    try:
+        with Recorder(metrics, sinks) as recorder, console, _signals(lambda number, frame: interrupted.set()):
+            for note in notes:
+                console.note(note)
+            training.run(recorder.write, console, interrupted)
+    except RecordError as error:
+        raise TrainingError(f"{error}; {training.kept()}") from error
 
 
 class Training:
@@ -178,16 +196,25 @@ class Training:
         finite = torch.stack([step.loss for _, step in entries if step.loss is not None]).isfinite()
         if not bool(finite.all()):
             number, step = entries[int((~finite).nonzero()[0])]
-            newest = checkpoint.newest(self.directory / "checkpoint")
-            kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was written yet"
             loss = float(step.loss) if step.loss is not None else float("nan")
             raise TrainingError(
-                f"the loss of {self._block_name(step.key)} is {loss} at step {number}; {kept}. "
+                f"the loss of {self._block_name(step.key)} is {loss} at step {number}; {self.kept()}. "
                 "Try a smaller --optimizer.lr, or --clip-norm 1"
             )
 
+    def kept(self) -> str:
+        """Say where a failed run can go on from."""
+        newest = checkpoint.newest(self.directory / "checkpoint")
+        return f"the last good checkpoint is {newest}" if newest else "no checkpoint was written yet"
+
     def _block_name(self, key: Key) -> str:
         return "the network" if key[0] is None else f"block {key[0]} ({self.rule.net.names[key[0]]})"
+
+    def _owner(self, parameter: str) -> str:
+        """Name a parameter and its block."""
+        found = re.match(r"(?:net\.blocks|objectives)\.(\d+)\.", parameter)
+        where = f" of {self._block_name((int(found[1]), ''))}" if found else ""
+        return f"the parameter {parameter}{where}"
 
     def _record_step(
         self,
@@ -260,11 +287,12 @@ class Training:
     def _save(self) -> None:
         self._check_losses()
         state = self.rule.state_dict()
-        if not all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
-            raise TrainingError(
-                f"a parameter is not finite after step {self.step - 1}; no checkpoint was written. "
-                "Try a smaller --optimizer.lr, or --clip-norm 1"
-            )
+        for name, value in state.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingError(
+                    f"{self._owner(name)} is not finite after step {self.step - 1}; {self.kept()}. "
+                    "Try a smaller --optimizer.lr, or --clip-norm 1"
+                )
         self.peak_memory_bytes = max(self.peak_memory_bytes, self.memory.peak())
         content = {
             "config": self.config.to_dict(),
@@ -286,19 +314,26 @@ class Training:
         """Go to the newest checkpoint, if there is one.
 
         Raises:
-            ValueError: The checkpoint is damaged, or was written with other settings.
+            ValueError: The checkpoint is damaged, or not one of this run.
         """
         newest = checkpoint.newest(self.directory / "checkpoint")
         if newest is None:
             return
         state = checkpoint.load(newest)
-        self.rule.load_state_dict(state["rule"])
-        self.executor.load_state_dict(state["optimizers"])
-        _restore_random_state(state["random"], self.device)
-        self.step = state["step"]
-        self.step_seconds = list(state["step_seconds"])
-        self.train_seconds = state["train_seconds"]
-        self.peak_memory_bytes = state["peak_memory_bytes"]
+        try:
+            self.rule.load_state_dict(state["rule"])
+            self.executor.load_state_dict(state["optimizers"])
+            _restore_random_state(state["random"], self.device)
+            self.step = state["step"]
+            self.step_seconds = list(state["step_seconds"])
+            self.train_seconds = state["train_seconds"]
+            self.peak_memory_bytes = state["peak_memory_bytes"]
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"checkpoint {newest} does not fit this run ({type(error).__name__}: {reason}); "
+                "it was written by another version, or for another network; choose another --out"
+            ) from error
 
     def final(self) -> dict[str, Any]:
         """Return the content of final.json."""
@@ -334,10 +369,26 @@ class Training:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a file that is either complete or not there."""
+    """Write a file that is either complete or not there.
+
+    Raises:
+        TrainingError: The file cannot be written.
+    """
+    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror}; free space and run again with --resume auto"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
@@ -351,11 +402,8 @@ def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
         )
     newest = checkpoint.newest(directory / "checkpoint")
     if newest is None:
-        strangers = {entry.name for entry in directory.iterdir()} - {
-            "config.yaml",
-            "metrics.jsonl",
-            "checkpoint",
-        }
+        names = {entry.name for entry in directory.iterdir()}
+        strangers = {name for name in names - set(_OWN) if not _STALE.fullmatch(name)}
         if strangers and not (directory / "final.json").exists():
             raise ValueError(
                 f"--out {directory}: not a run of localprop ({sorted(strangers)[0]} lies in it); choose another --out"
@@ -367,16 +415,12 @@ def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
             stored = checkpoint.load(newest)["config"]
         else:
             return
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        changed = _changed(config.to_dict(), dict(stored))
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"--out {directory}: its files are not those of a run of localprop ({error}); choose another --out"
+            f"--out {directory}: its files are not those of a run of localprop ({type(error).__name__}: {error}); "
+            "choose another --out"
         ) from error
-    wanted = config.to_dict()
-    changed = [
-        f"{name} is {wanted.get(name)}, was {stored.get(name)}"
-        for name in dict.fromkeys([*stored, *wanted])
-        if name not in FREE_SETTINGS and stored.get(name) != wanted.get(name)
-    ]
     if changed:
         raise ValueError(
             f"--resume auto: {directory} was begun with other settings: {'; '.join(changed)}; "
@@ -384,20 +428,36 @@ def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
         )
 
 
+def _changed(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, those of components by their dotted flag."""
+    wanted, stored = _flat(wanted), _flat(stored)
+    return [
+        f"{name} is {wanted.get(name)}, was {stored.get(name)}"
+        for name in dict.fromkeys([*stored, *wanted])
+        if name not in FREE_SETTINGS and stored.get(name) != wanted.get(name)
+    ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell nested settings as flags do: {"model": {"name": N, "width": W}} as model and model.width."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {name if key == "name" else f"{name}.{key}": entry for key, entry in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event that the loop looks at between steps."""
-    interrupted = threading.Event()
+def _signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Answer SIGINT and SIGTERM with a handler."""
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # only the main thread may set handlers
+        yield  # only the main thread may set handlers
         return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupted
+        yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)

@@ -1,0 +1,116 @@
+"""Train one network by several methods under one protocol, and put them into one table."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from localprop.bench.cost import measure
+from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
+from localprop.train.config import RunConfig
+from localprop.train.fit import Interrupted, TrainingError, write_json
+from localprop.train.stored import load_run
+
+
+def compare(
+    configs: Sequence[RunConfig],
+    directory: Path,
+    *,
+    seeds: range,
+    resume: bool = False,
+    stream: TextIO = sys.stderr,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train every method with every seed, measure what each costs, and write one table and one picture.
+
+    Every run has a process of its own; so has every measurement of memory. The directory holds METHOD/seed-K/ (run
+    directories), METHOD/cost.json, comparison.md, comparison.json and comparison.png.
+
+    Args:
+        configs: One a method; they should differ in nothing else.
+        directory: Where everything is written.
+        seeds: The seeds of each method.
+        resume: Keep what is finished, go on with what is not.
+        stream: Where progress is shown; the table goes to standard output.
+        notes: Lines to show first.
+
+    Returns:
+        The content of comparison.json.
+
+    Raises:
+        ValueError: The directory is in use, or a run is refused.
+        TrainingError: A run failed.
+        Interrupted: A signal came; resume goes on.
+    """
+    if directory.exists() and (directory.is_file() or any(directory.iterdir())) and not resume:
+        raise ValueError(
+            f"--out {directory}: the directory is not empty; go on with --resume auto, or choose another --out"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    for note in notes:
+        print(note, file=stream, flush=True)
+    for seed in seeds:
+        for config in configs:
+            print(f"\n{config.method.name}, seed {seed}", file=stream, flush=True)
+            _train(replace(config, seed=seed), directory / config.method.name / f"seed-{seed}")
+    for config in configs:
+        file = directory / config.method.name / "cost.json"
+        if not file.exists():
+            print(f"measuring time and memory of {config.method.name}", file=stream, flush=True)
+            facts = load_run(file.parent / f"seed-{seeds[0]}", allow_imports=True).facts
+            write_json(file, measure(config, facts))
+    rows = comparison(directory, [config.method.name for config in configs])
+    content = to_json(rows)
+    write_json(directory / "comparison.json", content)
+    (directory / "comparison.md").write_text(markdown(rows), encoding="utf-8")
+    comparison_figure(directory, rows, directory / "comparison.png")
+    Console(width=None if sys.stdout.isatty() else 100).print(terminal(rows))
+    print(f"\ntable and picture: {directory / 'comparison.md'}, {directory / 'comparison.png'}", file=stream)
+    return content
+
+
+def _train(config: RunConfig, out: Path) -> None:
+    if (out / "final.json").exists():
+        stored = json.loads((out / "final.json").read_text(encoding="utf-8")).get("settings")
+        if stored != json.loads(json.dumps(config.to_dict())):
+            raise ValueError(f"--resume auto: {out} was made with other settings; choose another --out")
+        return
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / "config.yaml"
+        file.write_text(config.to_yaml(), encoding="utf-8")
+        command = [sys.executable, "-m", "localprop", "train", "--config", str(file), "--out", str(out)]
+        # The settings were vetted when this command was given; the file only carries them over.
+        with _passing_signals(subprocess.Popen([*command, "--resume", "auto", "--allow-imports"])) as process:
+            code = process.wait()
+    if code == 130:
+        raise Interrupted(f"interrupted in {out}; run the same command with --resume auto to go on")
+    if code == 2:
+        raise ValueError(f"{out}: the run was refused, see above")
+    if code:
+        raise TrainingError(f"{out}: the run failed with exit code {code}, see above")
+
+
+@contextmanager
+def _passing_signals(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Hand SIGINT and SIGTERM on to the run under way, which writes its checkpoint and ends."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield process
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,48 @@
+"""Measure the errors of a trained network again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from localprop.infer.evaluate import evaluate
+from localprop.train.assemble import evaluation_pairs, load_data
+from localprop.train.stored import load_run
+
+
+def evaluate_run(directory: Path, *, allow_imports: bool = False) -> dict[str, Any]:
+    """Evaluate a run's newest state on the test images (and its validation images, if it held some out).
+
+    Args:
+        directory: A run directory.
+        allow_imports: Whether import paths in its config.yaml may be imported.
+
+    Returns:
+        Errors in percent, named as in final.json.
+
+    Raises:
+        ValueError: The run or its data cannot be read.
+    """
+    run = load_run(directory, allow_imports=allow_imports)
+    loaded = load_data(run.config)
+    if (loaded.data.class_names, loaded.data.image_shape) != (run.facts.class_names, run.facts.image_shape):
+        raise ValueError(
+            f"data: the run was trained on images of shape {run.facts.image_shape} and classes "
+            f"{run.facts.class_names}, "
+            f"{run.config.data.name} now gives {loaded.data.image_shape} and {loaded.data.class_names}"
+        )
+    found = evaluate(run.rule, evaluation_pairs(run.config, loaded.data.test, run.facts, run.rule, run.device))
+    row: dict[str, Any] = {
+        "method": run.config.method.name,
+        "step": run.step,
+        "test_images": found.num_images,
+        "test_error": found.error,
+        "layer_errors": list(found.layer_errors),
+        "ensemble_error": found.ensemble_errors[run.config.ensemble],
+        "ensemble_weights": run.config.ensemble,
+        "ensemble_errors": dict(found.ensemble_errors),
+    }
+    if loaded.validation is not None:
+        pairs = evaluation_pairs(run.config, loaded.validation, run.facts, run.rule, run.device)
+        row["validation_error"] = evaluate(run.rule, pairs).error
+    return row

@@ -1,0 +1,65 @@
+"""Finished runs: read back from their directory, without running code that a file names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from localprop.rules import Rule
+from localprop.train import checkpoint
+from localprop.train.assemble import DataFacts, build_rule, resolve_device
+from localprop.train.config import RunConfig, config_from
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A trained network and what is needed to use it.
+
+    Attributes:
+        config: The run's settings.
+        facts: Classes, image shape and normalisation.
+        rule: The trained rule, in evaluation mode.
+        device: Where it lies.
+        step: Optimiser steps behind it.
+    """
+
+    config: RunConfig
+    facts: DataFacts
+    rule: Rule
+    device: torch.device
+    step: int
+
+
+def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
+    """Load the newest state of a run.
+
+    Args:
+        directory: A run directory.
+        allow_imports: Whether import paths in its config.yaml, which execute code, may be imported.
+
+    Raises:
+        ValueError: Not a run directory, a run without a checkpoint, or a damaged one.
+    """
+    file = directory / "config.yaml"
+    if not file.is_file():
+        raise ValueError(
+            f"{directory}: not a run of localprop, it has no config.yaml; name the --out of a training run"
+        )
+    newest = checkpoint.newest(directory / "checkpoint")
+    if newest is None:
+        raise ValueError(f"{directory}: the run has no checkpoint yet; go on training with --resume auto")
+    config = config_from({}, file, allow_imports=allow_imports)
+    device = resolve_device(config.device)
+    state = checkpoint.load(newest)
+    stored = state["data"]
+    facts = DataFacts(
+        tuple(stored["class_names"]), tuple(stored["image_shape"]), tuple(stored["mean"]), tuple(stored["std"])
+    )
+    rule = build_rule(config, facts, device)
+    try:
+        rule.load_state_dict(state["rule"])
+    except RuntimeError as error:
+        raise ValueError(f"{newest}: its weights do not fit {file}; one of the two was changed") from error
+    return StoredRun(config, facts, rule.eval(), device, state["step"])

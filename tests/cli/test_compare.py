@@ -1,0 +1,147 @@
+"""compare, evaluate and predict, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import localprop
+from localprop.bench.cost import measure_memory, measure_step_ratio
+from localprop.cli import main
+from localprop.train.assemble import DataFacts
+from localprop.train.config import config_from
+
+TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1"]
+
+
+def localprop_command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "localprop", *words]
+    source = str(Path(localprop.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    cwd = tmp_path_factory.mktemp("compare")
+    words = ["--methods", "bp,dcl", *TINY, "--epochs", "2", "--limit-batches", "3", "--seeds", "2", "--out", "both"]
+    return cwd / "both", localprop_command("compare", *words, cwd=cwd)
+
+
+def test_compare__makes_table_and_picture(comparison: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    directory, done = comparison
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    rows = {row["method"]: row for row in json.loads((directory / "comparison.json").read_text())["rows"]}
+    assert set(rows) == {"bp", "dcl"}
+    finals = [json.loads((directory / "dcl" / f"seed-{seed}" / "final.json").read_text()) for seed in (0, 1)]
+    mean = sum(final["test_error"] for final in finals) / 2
+    assert rows["dcl"]["test_error"]["mean"] == pytest.approx(mean)
+    assert rows["dcl"]["test_error"]["std"] is not None
+    assert rows["dcl"]["extra_parameters"] == 10 * 64  # conv at a quarter of its width: 64 channels at most
+    assert 0.1 < rows["bp"]["step_ratio"] < 10
+    assert rows["dcl"]["memory_ratio"] > 0
+    assert "dcl" in done.stdout
+    assert "dcl" in (directory / "comparison.md").read_text()
+    assert Image.open(directory / "comparison.png").size[0] > 900
+
+
+def test_compare__resumes_without_training_again(comparison: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    directory, _ = comparison
+    before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-*/*.json")}
+    words = ["--methods", "bp,dcl", *TINY, "--epochs", "2", "--limit-batches", "3", "--seeds", "2", "--out", "both"]
+    refused = localprop_command("compare", *words, cwd=directory.parent)
+    assert refused.returncode == 2
+    assert "--resume auto" in refused.stderr
+    again = localprop_command("compare", *words, "--resume", "auto", cwd=directory.parent)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-*/*.json")} == before
+
+
+def test_evaluate__repeats_the_final_numbers(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = comparison[0] / "dcl" / "seed-0"
+    assert main(["evaluate", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    final = json.loads((run / "final.json").read_text())
+    assert found["test_error"] == final["test_error"]
+    assert found["layer_errors"] == final["layer_errors"]
+    assert found["ensemble_errors"] == final["ensemble_errors"]
+
+
+@pytest.mark.parametrize(("mode", "size"), [("L", (28, 28)), ("RGBA", (301, 17)), ("P", (64, 64)), ("1", (10, 200))])
+def test_predict__takes_any_image(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    mode: str,
+    size: tuple[int, int],
+) -> None:
+    file = tmp_path / "image.png"
+    Image.effect_noise(size, 80).convert(mode).save(file)
+    assert main(["predict", str(comparison[0] / "dcl" / "seed-0"), str(file), "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert [row["layer"] for row in rows] == ["conv1", "conv2", "classifier", "ensemble (uniform)", "network"]
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert row["class"] in localprop.data.CATALOGUE["fashion-mini"].class_names
+
+
+def test_predict__agrees_with_the_evaluation(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images = localprop.data.load("fashion-mini")
+    files = []
+    for number in range(20):
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(images.test.images[number, 0].numpy()).save(files[-1])
+    run = comparison[0] / "bp" / "seed-0"
+    assert main(["predict", str(run), *files, "--json"]) == 0
+    said = [row["class"] for row in json.loads(capsys.readouterr().out) if row["layer"] == "network"]
+    from localprop.train.stored import load_run
+
+    stored = load_run(run)
+    x = localprop.data.normalise(images.test.images[:20], stored.facts.mean, stored.facts.std)
+    assert said == [images.class_names[int(index)] for index in stored.rule.predict(x).argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["evaluate", "nowhere"], "not a run"),
+        (["predict", "{run}", "missing.png"], "missing.png"),
+        (["predict", "{run}", "{run}/final.json"], "final.json"),
+    ],
+)
+def test_use__mistakes_are_one_line(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    expected: str,
+) -> None:
+    run = str(comparison[0] / "dcl" / "seed-0")
+    assert main([word.replace("{run}", run) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:
+    torch.set_num_threads(1)
+    config = config_from({"method": "bp", "model": "conv", "model.width": "0.25", "batch_size": "16"})
+    facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.5,), (0.5,))
+    row = measure_step_ratio(config, facts, seconds=0)
+    assert row["pairs"] >= 7
+    low, high = row["step_ratio_spread"]
+    assert low <= row["step_ratio"] <= high
+    assert measure_memory(config, facts, backprop=True) >= 0
