@@ -43,6 +43,8 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
             f"model: only nn.Sequential can be cut (its order is its forward pass), got {type(model).__name__}; "
             "write the model as an nn.Sequential of its stages, or build a LocalNetwork from a list of blocks"
         )
+    if not len(model):
+        raise ValueError("model: the nn.Sequential is empty; there is nothing to cut")
     if at is None:
         return _network(_by_parameters(model))
     leaves = list(_leaves(model, frozenset(at)))

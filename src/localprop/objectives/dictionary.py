@@ -65,7 +65,7 @@ class LabelDictionary(nn.Module):
             raise ValueError(f"embeddings_per_class: must be at least 1, got {embeddings_per_class}")
         if initialisation not in ("normal", "orthogonal"):
             raise ValueError(f"initialisation: must be 'normal' or 'orthogonal', got {initialisation!r}")
-        if embedding_norm is not None and (initialisation == "normal" or embedding_norm <= 0):
+        if embedding_norm is not None and (initialisation == "normal" or not 0 < embedding_norm < math.inf):
             raise ValueError(
                 f"embedding_norm: must be positive and goes with initialisation='orthogonal', got {embedding_norm} "
                 f"with {initialisation!r}"
@@ -131,8 +131,8 @@ class DictionaryContrast(Objective):
         projection: Projection = "pool",
     ) -> None:
         super().__init__(spec)
-        if not temperature > 0:
-            raise ValueError(f"temperature: must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
         if similarity not in ("dot", "cosine"):
             raise ValueError(f"similarity: must be 'dot' or 'cosine', got {similarity!r}")
         if reduction not in ("logsumexp", "max"):

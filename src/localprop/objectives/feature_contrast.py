@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,8 @@ class FeatureContrast(Objective):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.07) -> None:
         super().__init__(spec)
-        if not temperature > 0:
-            raise ValueError(f"temperature: must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
         self.temperature = temperature
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:

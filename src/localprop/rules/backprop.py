@@ -46,6 +46,7 @@ class Backprop(Rule):
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return None for every hidden block, and the network's logits; see `Rule.exits`."""
+        self.check_input(x)
         with torch.no_grad():
             return [None] * (len(self.net) - 1) + [self._forward(x)]
 

@@ -93,18 +93,20 @@ class Rule(nn.Module):
         self._passes = 0
 
     @contextlib.contextmanager
-    def context(self, block: int) -> Iterator[None]:
-        """Run a block's forward pass: seeded per (step, pass, block), in the rule's precision."""
+    def context(self, block: int, part: str = "block") -> Iterator[None]:
+        """Run a block's forward pass, or its "objective": seeded per (step, pass, block), in the rule's precision."""
         device = self._device()
-        place = derive(self.seed, "block", self._step, self._passes, block)
+        place = derive(self.seed, part, self._step, self._passes, block)
         with seeded(place, device) if self.training else contextlib.nullcontext(), self._autocast(device):
             yield
 
     def check_batch(self, x: Tensor, y: Tensor, blocks: range) -> None:
         """Refuse a batch that the network cannot train on, with the reason."""
-        expected = self.specs[blocks.start].input_shape
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(f"x: the network takes samples of shape {expected}, got a batch of shape {tuple(x.shape)}")
+        self.check_input(x, blocks.start)
+        if not torch.is_grad_enabled():
+            raise ValueError("steps: gradients are switched off (torch.no_grad or inference_mode); train outside of it")
+        if not isinstance(y, Tensor):
+            raise ValueError(f"y: need a tensor of class indices, got a {type(y).__name__}; use torch.tensor(y)")
         if y.shape != x.shape[:1] or y.dtype != torch.int64:
             raise ValueError(
                 f"y: need one int64 class index a sample, shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}"
@@ -118,6 +120,17 @@ class Rule(nn.Module):
         if y.is_cpu and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
             wrong = y[(y < 0) | (y >= num_classes)][0]
             raise ValueError(f"y: labels must lie in 0 .. {num_classes - 1} ({num_classes} classes), got {int(wrong)}")
+
+    def check_input(self, x: Tensor, block: int = 0) -> None:
+        """Refuse an input that a block cannot take, with the reason."""
+        expected = self.specs[block].input_shape
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(f"x: the network takes samples of shape {expected}, got a batch of shape {tuple(x.shape)}")
+        weight = next(self.net.blocks[block].parameters())
+        if x.is_floating_point() and self.autocast_dtype is None and x.dtype != weight.dtype:
+            raise ValueError(f"x: the weights are {weight.dtype}, got {x.dtype}; use x.to({weight.dtype})")
+        if x.dtype == torch.uint8:
+            raise ValueError("x: got raw bytes; scale them, as x / 255, and normalise them as in training")
 
     def clear_gradients(self) -> None:
         """Drop every gradient of the rule's parameters."""

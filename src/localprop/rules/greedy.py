@@ -54,25 +54,26 @@ class Greedy(Rule):
         self.check_batch(x, y, blocks)
         groups = self.parameter_groups()
         shared = shared_parameters(groups)
+        trained = set(Greedy.parameter_groups(self))  # a subclass may move all of a block's parameters elsewhere
         self._passes += 1
         try:
             for index, block_input, h in self.net.iter_blocks(x, blocks=blocks, context=self.context):
-                if (index, "block") not in groups:
+                if (index, "block") not in trained:
                     continue
-                for parameter in groups[index, "block"]:
+                for parameter in groups.get((index, "block"), ()):
                     if parameter in shared and parameter.grad is not None:
                         raise ValueError(
                             f"a parameter shared by several blocks still has a gradient before block {index}; step and "
                             "zero_grad(set_to_none=True) the yielded group's optimizer before asking for the next"
                         )
-                with self._autocast(h.device):
+                with self.context(index, "objective"):
                     local = self._objective(index)(h, LocalBatch(y, block_input))
                 output, loss, logits, logs = h.detach(), local.loss, local.logits, local.logs
                 del h, local  # the yield below must not keep the graph alive
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
-                yield BlockStep(
-                    (index, "block"), loss.detach(), None if logits is None else logits.detach(), output, logs
-                )
+                if (index, "block") in groups:
+                    prediction = None if logits is None else logits.detach()
+                    yield BlockStep((index, "block"), loss.detach(), prediction, output, logs)
                 del loss, logits, output, block_input
         except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
             self.clear_gradients()
@@ -80,10 +81,11 @@ class Greedy(Rule):
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the logits of every block that makes a prediction; see `Rule.exits`."""
+        self.check_input(x)
         with torch.no_grad():
             logits: list[Tensor | None] = []
             for index, _, h in self.net.iter_blocks(x, context=self.context):
-                with self._autocast(h.device):
+                with self.context(index, "objective"):
                     logits.append(self._objective(index).logits(h))
             return logits
 

@@ -67,7 +67,7 @@ class LocalExecutor:
             for group, base in zip(optimizer.param_groups, self._base_lr[key], strict=True):
                 group["lr"] = base * lr_factor
         self.rule.begin(number)
-        if self.accumulate == 1:
+        if self.accumulate == 1 or len(y) == 0:  # an empty batch is refused by the rule
             return [self._update(step) for step in self.rule.steps(x, y)]
         return self._accumulated(x, y)
 
