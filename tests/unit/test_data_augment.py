@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import augment as naive
 
 from localprop.data import Augmentation, augment
 from localprop.data.augment import crop_and_flip
+from tests.reference import augment as naive
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.reference import augment, contrast, dictionary, optim, prediction
 from torch import Tensor
+
+from tests.reference import augment, contrast, dictionary, optim, prediction
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Z = 3

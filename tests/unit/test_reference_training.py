@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.reference import dictionary, training
 from torch import Tensor
+
+from tests.reference import dictionary, training
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Z = 3

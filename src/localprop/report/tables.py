@@ -73,13 +73,13 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
         _Column(
             ("step time",),
             lambda row: [human_ratio(row.step_ratio, row.step_ratio_spread)],
-            "time of a training step, as a multiple of backprop written by hand (in brackets the lowest and "
-            "highest ratio measured).",
+            "time of a training step, as a multiple of backprop written by hand (in brackets the quartiles "
+            "of the measured pairs).",
         ),
         _Column(
             ("training s",),
             lambda row: [f"{row.train_seconds:.0f}"],
-            "seconds of a whole run, with data loading and evaluation.",
+            "seconds of all training steps of a run, with data loading and augmentation, without evaluation.",
         ),
     ]
     if num_blocks:
@@ -92,7 +92,8 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
             f"error of each block's own prediction, in percent; {NONE} where a block has none.",
         )
         columns.insert(2, layers)
-    return columns
+    measured = any(row.live_ratio is not None for row in rows)
+    return [column for column in columns if measured or column.headers != ("live tensors",)]
 
 
 def _titles(rows: Sequence[Row]) -> str:

@@ -53,11 +53,15 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0), "seed of weights, data order, augmentation and dropout"] = 0
     precision: Annotated[Literal["fp32", "bf16"], "arithmetic of the forward pass: fp32 or bf16"] = "fp32"
     validation: Annotated[float, Field(ge=0, lt=1), "fraction of the training images held out, stratified"] = 0.0
-    accumulate: Annotated[Count, "batches whose gradients are added up before a step"] = 1
+    accumulate: Annotated[
+        Count, "equal parts that a batch is cut into; their gradients are added up before the step"
+    ] = 1
     clip_norm: Annotated[Positive | None, "largest gradient norm of a parameter group"] = None
     at: Annotated[tuple[str, ...] | None, "modules to cut the network after, with commas"] = None
     limit_batches: Annotated[Count | None, "most batches of a training epoch, and of an evaluation"] = None
-    image_size: Annotated[Count | None, "pixels a side; unless given, what the network declares"] = None
+    image_size: Annotated[
+        Count | None, "pixels a side that all images are resized to; unless given, the data's own"
+    ] = None
     checkpoint_every: Annotated[Count | None, "steps between checkpoints; unless given, each epoch"] = None
     keep: Annotated[Count, "checkpoints kept on disk"] = 2
     log: Annotated[tuple[Logger, ...], "live loggers, with commas: tensorboard, wandb"] = ()
