@@ -26,6 +26,7 @@ from localprop.bench.memory import PeakMemory
 from localprop.data.store import ImageSet
 from localprop.infer.evaluate import Evaluation, evaluate
 from localprop.record import Recorder, RecordError, make_console, sinks_from, truncate_after
+from localprop.seed import derive
 from localprop.train import checkpoint
 from localprop.train.assemble import (
     DataFacts,
@@ -311,13 +312,14 @@ class Training:
             raise TrainingError(str(error)) from error
 
     def restore(self) -> None:
-        """Go to the newest checkpoint, if there is one.
+        """Go to the newest checkpoint, or to the start if there is none.
 
         Raises:
             ValueError: The checkpoint is damaged, or not one of this run.
         """
         newest = checkpoint.newest(self.directory / "checkpoint")
         if newest is None:
+            _seed_global_generators(derive(self.config.seed, "global"))
             return
         state = checkpoint.load(newest)
         try:
@@ -463,8 +465,15 @@ def _signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
             signal.signal(number, earlier)
 
 
+def _seed_global_generators(seed: int) -> None:
+    """Seed the global generators. Our own draws are derived from seeds; third-party methods may use these."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Collect the global random states. Our own draws are derived from seeds; third-party methods may use these."""
+    """Collect the states of the global generators."""
     kind, keys, *rest = np.random.get_state(legacy=True)  # the global state is meant
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
