@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT := runs/demo
 DEMO := compare --methods bp,dcl-s,dcl,dcl-ld,pred --model vgg8b --model.width 0.125 --data fashion-mini \
-	--epochs 5 --seeds 1 --out $(DEMO_OUT) --resume auto
+	--epochs 4 --seeds 1 --out $(DEMO_OUT) --resume auto
 
 .PHONY: demo test test-slow lint types check docs bench clean
 .DEFAULT_GOAL := check

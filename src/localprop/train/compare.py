@@ -64,12 +64,15 @@ def compare(
         for config in configs:
             print(f"\n{config.method.name}, seed {seed}", file=stream, flush=True)
             _train(replace(config, seed=seed), directory / config.method.name / f"seed-{seed}")
+    backprop_memory = None  # the same for all methods, which share everything else
     for config in configs:
         file = directory / config.method.name / "cost.json"
         if not file.exists():
             print(f"measuring time and memory of {config.method.name}", file=stream, flush=True)
             facts = load_run(file.parent / f"seed-{seeds[0]}", allow_imports=True).facts
-            write_json(file, measure(config, facts))
+            cost = measure(config, facts, backprop_memory=backprop_memory)
+            backprop_memory = cost["backprop_peak_memory_bytes"]
+            write_json(file, cost)
     rows = comparison(directory, [config.method.name for config in configs])
     content = to_json(rows)
     write_json(directory / "comparison.json", content)
