@@ -241,6 +241,9 @@ def _trained(train: Callable[[], object]) -> int:
     except Interrupted as error:
         _say(str(error))
         return 130
+    except BrokenPipeError:  # nobody reads the progress any more, as in `localprop train 2>&1 | head`: not done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        return 130
     return 0
 
 
