@@ -1,24 +1,23 @@
-"""BibTeX of the papers."""
+"""The papers behind the methods, from `references.bib`."""
 
-CHOI_2024 = """@inproceedings{choi2024dictionary,
-  title     = {Dictionary Contrastive Learning for Efficient Local Supervision without Auxiliary Networks},
-  author    = {Choi, Suhwan and others},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2024}
-}"""
+from __future__ import annotations
 
-NOKLAND_2019 = """@inproceedings{nokland2019training,
-  title     = {Training Neural Networks with Local Error Signals},
-  author    = {N{\\o}kland, Arild and Eidnes, Lars Hiller},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2019}
-}"""
+import re
+from functools import cache
+from importlib.resources import files
 
-RUMELHART_1986 = """@article{rumelhart1986learning,
-  title   = {Learning Representations by Back-propagating Errors},
-  author  = {Rumelhart, David E. and Hinton, Geoffrey E. and Williams, Ronald J.},
-  journal = {Nature},
-  volume  = {323},
-  pages   = {533--536},
-  year    = {1986}
-}"""
+
+def paper(key: str) -> str:
+    """Return the BibTeX entry of a key, such as "choi2024dictionary".
+
+    Raises:
+        KeyError: `references.bib` has no such entry.
+    """
+    return _entries()[key]
+
+
+@cache
+def _entries() -> dict[str, str]:
+    text = files("localprop").joinpath("references.bib").read_text(encoding="utf-8")
+    found = re.findall(r"^(@\w+\{([^,\s]+),.*?^\})$", text, re.MULTILINE | re.DOTALL)
+    return {key: entry for entry, key in found}

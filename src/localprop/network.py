@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from localprop.types import BlockSpec
+
+_TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
 
 
 def _no_context(block: int) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
+
+
+class BlockPass(NamedTuple):
+    """One block's forward pass.
+
+    Attributes:
+        block: Its index.
+        input: Its detached input.
+        h: What is scored, with the block's graph: its output, or its activation (see `body_and_tail`).
+        output: Its detached output, which the next block gets.
+    """
+
+    block: int
+    input: Tensor
+    h: Tensor
+    output: Tensor
 
 
 class LocalNetwork(nn.Module):
@@ -66,8 +87,9 @@ class LocalNetwork(nn.Module):
         input_grad: bool = False,
         boundary: Callable[[Tensor], Tensor] | None = None,
         context: Callable[[int], AbstractContextManager[None]] = _no_context,
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Run block after block, each on a detached input, and hand out (index, input, output).
+        at_activation: Container[int] = (),
+    ) -> Iterator[BlockPass]:
+        """Run block after block, each on a detached input, and hand out (index, input, h, output).
 
         The next block runs only when the caller asks for it, so the caller can finish a block's backward pass before
         another graph exists.
@@ -78,15 +100,22 @@ class LocalNetwork(nn.Module):
             input_grad: Make each block's input a leaf that collects a gradient.
             boundary: Applied to what crosses a border, for example a normalisation.
             context: Entered around each block's forward pass alone, never around a yield.
+            at_activation: Blocks whose h is their activation: the output before closing pooling and dropout.
         """
         h = x.detach()
         for index in range(len(self)) if blocks is None else blocks:
             block_input = h.requires_grad_() if input_grad and h.is_floating_point() else h
             with context(index):
-                output = self.blocks[index](block_input)
-            h = output.detach()
-            yield index, block_input, output
-            del output  # its graph must be gone before the next block runs
+                if index in at_activation:
+                    body, tail = body_and_tail(self.blocks[index])
+                    scored = body(block_input)
+                    with torch.no_grad():  # the tail has no parameters: nothing is learned through it
+                        h = tail(scored.detach())
+                else:
+                    scored = self.blocks[index](block_input)
+                    h = scored.detach()
+            yield BlockPass(index, block_input, scored, h)
+            del scored  # its graph must be gone before the next block runs
             if boundary is not None:
                 h = boundary(h)
 
@@ -107,8 +136,8 @@ class LocalNetwork(nn.Module):
         specs = []
         try:
             with torch.no_grad():
-                for index, x, h in self.iter_blocks(example):
-                    specs.append(self._spec(index, x, h, num_classes))
+                for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
+                    specs.append(self._spec(index, x, h, output, num_classes))
         except RuntimeError as error:
             raise ValueError(
                 f"example: block {self.names[len(specs)]!r} does not take inputs of shape "
@@ -124,8 +153,8 @@ class LocalNetwork(nn.Module):
             )
         return tuple(specs)
 
-    def _spec(self, index: int, x: Tensor, h: Tensor, num_classes: int) -> BlockSpec:
-        shape = tuple(h.shape[1:])
+    def _spec(self, index: int, x: Tensor, h: Tensor, output: Tensor, num_classes: int) -> BlockSpec:
+        shape = tuple(output.shape[1:])
         chunks = int(getattr(self.blocks[index], "feature_chunks", 1)) if len(shape) == 1 else 1
         if shape and shape[0] % chunks:
             raise ValueError(
@@ -133,4 +162,29 @@ class LocalNetwork(nn.Module):
             )
         # Two axes are tokens (K, C), the shape of ViT and Mixer blocks; all else has its channels first.
         axis = -1 if len(shape) == 2 else 0
-        return BlockSpec(index, len(self), self.names[index], tuple(x.shape[1:]), shape, axis, chunks, num_classes)
+        return BlockSpec(
+            index,
+            len(self),
+            self.names[index],
+            tuple(x.shape[1:]),
+            shape,
+            axis,
+            chunks,
+            num_classes,
+            tuple(h.shape[1:]),
+        )
+
+
+def body_and_tail(block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Cut a block before its closing pooling, dropout and flattening: block(x) = tail(body(x)).
+
+    The body gives the block's activation, which some methods score or send errors to; the tail has no parameters.
+    Only an `nn.Sequential` can be cut; the tail of any other module is the identity.
+    """
+    if not isinstance(block, nn.Sequential) or type(block).forward is not nn.Sequential.forward:
+        return block, nn.Identity()
+    start = len(block)
+    while start > 1 and isinstance(block[start - 1], _TAIL):
+        start -= 1
+    modules = list(block)  # a slice of a subclass would be built by its own constructor
+    return nn.Sequential(*modules[:start]), nn.Sequential(*modules[start:])

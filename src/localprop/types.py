@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class BlockSpec:
         channel_axis: Axis of the channels in `shape`: 0 for (C, H, W) and (C, L), -1 for tokens (K, C).
         chunks: K, the number of contiguous pieces a flat output is averaged over (1: no averaging).
         num_classes: Z, the number of classes.
+        activation_shape: Shape of one sample of the block's activation, which is its output before closing pooling,
+            dropout and flattening; `shape` for a block without these.
     """
 
     index: int
@@ -34,12 +37,19 @@ class BlockSpec:
     channel_axis: int
     chunks: int
     num_classes: int
+    activation_shape: tuple[int, ...]
 
     @property
     def channels(self) -> int:
         """Width C of the averaged feature vector; a flat output of width H has C = H / K."""
         width = self.shape[self.channel_axis]
         return width // self.chunks if len(self.shape) == 1 else width
+
+    def at_activation(self) -> BlockSpec:
+        """Return the description for an objective that scores the activation: its shape stands as `shape`."""
+        shape = self.activation_shape
+        chunks = self.chunks if len(shape) == 1 else 1
+        return replace(self, shape=shape, channel_axis=-1 if len(shape) == 2 else 0, chunks=chunks)
 
     @property
     def is_last(self) -> bool:
@@ -94,6 +104,37 @@ class BlockStep:
     logits: Tensor | None = None
     output: Tensor | None = None
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training in which some blocks are trained and the others are not.
+
+    Attributes:
+        name: What progress and records call it.
+        blocks: The blocks that `Rule.steps` trains in it.
+        fraction: Share of the run's steps; the fractions of a rule's phases sum to 1.
+        source: What `steps` is given: "images" for the network's inputs, or "features" for the detached outputs of the
+            blocks before, in evaluation mode, which may be computed once and cached.
+    """
+
+    name: str
+    blocks: range
+    fraction: float = 1.0
+    source: Literal["images", "features"] = "images"
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How images in [0, 1] became inputs: x = (image - mean) / std.
+
+    Attributes:
+        mean: Mean of every channel.
+        std: Standard deviation of every channel, positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def test_an_interrupt_exits_130_with_a_checkpoint(tmp_path):
 
 METHOD = """
 from localprop import Method
-from localprop.builders import prediction
+from localprop.methods.local_error import prediction
 METHOD = Method("mine", "Mine", "local error", 2024, "@misc{mine}", prediction, "a head a block")
 """
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import localprop
 from localprop.models.parts import FlatBlock
 from localprop.types import LocalBatch
+from tests.traits import block_by_block, traits
 
-LOCAL = [name for name, method in localprop.methods.CATALOGUE.items() if not method.global_error]
+LOCAL = block_by_block()
 SHARING = ["dcl", "dcl-cosine"]
 """Methods whose dictionary stands in the groups of several blocks."""
 AVERAGED = {"dcl-averaged": (None, "shared")}
@@ -141,7 +142,7 @@ def test_the_counter_sees_a_graph_and_its_end():
 def test_one_blocks_graph_is_alive_at_a_time(method: str):
     rule = build(method, dropout=0.1)
     own = []
-    for index, x, h in rule.net.iter_blocks(batch()[0]):
+    for index, x, h, _ in rule.net.iter_blocks(batch()[0]):
         alone = SavedBytes()
         with alone.hooks():
             block, objective = rule.net.blocks[index], rule.objectives[index]
@@ -279,7 +280,7 @@ def test_an_abandoned_pass_leaves_nothing(method: str, how: str):
     optimizers = optimizers_of(rule)
     steps = rule.steps(*batch())
     step = next(steps)
-    if method not in ("bp", "feat"):
+    if traits(method).block_by_block and method != "feat":
         optimizers[step.key].step()
         optimizers[step.key].zero_grad(set_to_none=True)
         next(steps)

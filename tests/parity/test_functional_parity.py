@@ -35,7 +35,8 @@ def close(actual: object, expected: object) -> None:
 
 def spec_of(kind: str) -> BlockSpec:
     shape = SHAPES[kind]
-    return BlockSpec(0, 2, "block", shape, shape, -1 if kind == "tokens" else 0, 3 if kind == "flat" else 1, CLASSES)
+    axis, chunks = -1 if kind == "tokens" else 0, 3 if kind == "flat" else 1
+    return BlockSpec(0, 2, "block", shape, shape, axis, chunks, CLASSES, shape)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 11, 12])

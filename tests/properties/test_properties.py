@@ -48,7 +48,7 @@ def test_pooled_embeddings_stay_within_their_range(seed: int, size: int, width: 
 
 
 def objective_for(seed: int, per_class: int = 1, similarity: str = "dot") -> DictionaryContrast:
-    spec = BlockSpec(0, 2, "block", (4, 2, 2), (4, 2, 2), 0, 1, 3)
+    spec = BlockSpec(0, 2, "block", (4, 2, 2), (4, 2, 2), 0, 1, 3, (4, 2, 2))
     dictionary = LabelDictionary(3, 7, embeddings_per_class=per_class)
     with torch.no_grad():
         dictionary.embeddings.copy_(randn(seed, 3 * per_class, 7))

@@ -5,6 +5,7 @@ from localprop.objectives.cross_entropy import CrossEntropy
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast
 from localprop.objectives.prediction import LinearPrediction
+from localprop.objectives.probe import Probe
 
 __all__ = [
     "CrossEntropy",
@@ -13,4 +14,5 @@ __all__ = [
     "LabelDictionary",
     "LinearPrediction",
     "Objective",
+    "Probe",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -18,9 +19,15 @@ class Objective(nn.Module):
 
     Args:
         spec: The block that is scored.
+
+    Attributes:
+        reads: What is scored: the block's "output", or its "activation", before closing pooling and dropout.
+        needs_image: Whether the batch must carry the raw images.
     """
 
     __call__: Callable[..., LocalLoss]
+    reads: Literal["output", "activation"] = "output"
+    needs_image = False
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
@@ -28,8 +35,7 @@ class Objective(nn.Module):
 
     @abstractmethod
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
-        """Score the block output `h`, shape (N, *spec.shape)."""
-        raise NotImplementedError
+        """Score `h`, shape (N, *spec.shape), or (N, *spec.activation_shape) if it reads the activation."""
 
     def logits(self, h: Tensor) -> Tensor | None:
         """Return the block's own prediction, shape (N, Z), or None if the objective makes none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from localprop.network import LocalNetwork
 from localprop.seed import derive, seeded
-from localprop.types import BlockSpec, BlockStep, Key
+from localprop.types import BlockSpec, BlockStep, Key, Normalisation, Phase
 
 
 class Rule(nn.Module):
@@ -25,6 +25,8 @@ class Rule(nn.Module):
     Attributes:
         accumulates: Whether gradients of several batches may be added up before a step.
         seed: Seed of all randomness inside the blocks (dropout masks); set it before training.
+        normalisation: How the inputs were made of images in [0, 1], for methods that need the images; None if the
+            inputs are the images.
         autocast_dtype: Lower precision for forward passes, such as torch.bfloat16; None computes as the tensors are.
 
     Example:
@@ -54,6 +56,7 @@ class Rule(nn.Module):
         self.net = net
         self.specs = tuple(specs)
         self.seed = 0
+        self.normalisation: Normalisation | None = None
         self.autocast_dtype: torch.dtype | None = None
         self._step = 0
         self._passes = 0
@@ -91,6 +94,28 @@ class Rule(nn.Module):
         """Start optimiser step number `step`: what is random in it depends on this number, not on what ran before."""
         self._step = step
         self._passes = 0
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases of training, in order; one phase that trains all blocks unless a rule says otherwise."""
+        return (Phase("train", range(len(self.net))),)
+
+    def prepare(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Get ready for a phase with one pass over the training set (dictionaries, whitening); by default nothing.
+
+        Args:
+            phase: The phase that begins.
+            batches: The training set in order, without augmentation: pairs of what `steps` will be given and labels.
+        """
+
+    def finish(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """End a phase with one pass over the training set (closed forms); by default nothing. As `prepare`."""
+
+    def image(self, x: Tensor) -> Tensor:
+        """Return the images in [0, 1] that the inputs were made of: x std + mean. Shape (N, C, H, W)."""
+        if self.normalisation is None:
+            return x
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return x * x.new_tensor(self.normalisation.std).view(shape) + x.new_tensor(self.normalisation.mean).view(shape)
 
     @contextlib.contextmanager
     def context(self, block: int, part: str = "block") -> Iterator[None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from localprop.network import LocalNetwork
+from localprop.network import BlockPass, LocalNetwork
 from localprop.objectives.base import Objective
 from localprop.rules.base import Rule, unique
 from localprop.types import BlockStep, Key, LocalBatch
@@ -35,6 +35,8 @@ class Greedy(Rule):
     def __init__(self, net: LocalNetwork, objectives: Sequence[Objective]) -> None:
         super().__init__(net, [objective.spec for objective in objectives])
         self.objectives = nn.ModuleList(objectives)
+        self._at_activation = {index for index, o in enumerate(objectives) if o.reads == "activation"}
+        self._needs_image = any(objective.needs_image for objective in objectives)
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return one group a block: its parameters and those that its objective trains."""
@@ -55,9 +57,10 @@ class Greedy(Rule):
         groups = self.parameter_groups()
         shared = shared_parameters(groups)
         trained = set(Greedy.parameter_groups(self))  # a subclass may move all of a block's parameters elsewhere
+        image = self.image(x) if self._needs_image and blocks.start == 0 else None
         self._passes += 1
         try:
-            for index, block_input, h in self.net.iter_blocks(x, blocks=blocks, context=self.context):
+            for index, block_input, h, output in self._run(x, blocks):
                 if (index, "block") not in trained:
                     continue
                 for parameter in groups.get((index, "block"), ()):
@@ -67,8 +70,8 @@ class Greedy(Rule):
                             "zero_grad(set_to_none=True) the yielded group's optimizer before asking for the next"
                         )
                 with self.context(index, "objective"):
-                    local = self._objective(index)(h, LocalBatch(y, block_input))
-                output, loss, logits, logs = h.detach(), local.loss, local.logits, local.logs
+                    local = self._objective(index)(h, LocalBatch(y, block_input, image))
+                loss, logits, logs = local.loss, local.logits, local.logs
                 del h, local  # the yield below must not keep the graph alive
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
                 if (index, "block") in groups:
@@ -84,10 +87,13 @@ class Greedy(Rule):
         self.check_input(x)
         with torch.no_grad():
             logits: list[Tensor | None] = []
-            for index, _, h in self.net.iter_blocks(x, context=self.context):
+            for index, _, h, _ in self._run(x, range(len(self.net))):
                 with self.context(index, "objective"):
                     logits.append(self._objective(index).logits(h))
             return logits
+
+    def _run(self, x: Tensor, blocks: range) -> Iterator[BlockPass]:
+        return self.net.iter_blocks(x, blocks=blocks, context=self.context, at_activation=self._at_activation)
 
     def _objective(self, index: int) -> Objective:
         objective = self.objectives[index]

@@ -22,6 +22,7 @@ from localprop.split import split
 from localprop.train.components import optimizer_class
 from localprop.train.config import RunConfig
 from localprop.train.executor import LocalExecutor
+from localprop.types import Normalisation
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -105,6 +106,7 @@ def build_rule(config: RunConfig, facts: DataFacts, device: torch.device) -> Rul
         method = methods.get(config.method.name)
         rule = method.build(net, num_classes=len(facts.class_names), example=example, **config.method.settings)
     rule.seed = derive(config.seed, "blocks")
+    rule.normalisation = Normalisation(facts.mean, facts.std)
     rule.autocast_dtype = PRECISIONS[config.precision]
     rule.to(device)
     if is_convolutional(rule):

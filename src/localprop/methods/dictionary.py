@@ -1,31 +1,19 @@
-"""Builders: each makes a rule with its objectives for a network; its keyword-only parameters are the settings."""
+"""Dictionary contrastive learning and its variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+from localprop.citations import paper
 from localprop.functional.dictionary import Reduction, Similarity
+from localprop.methods.common import Specs, hidden_specs
+from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import (
-    CrossEntropy,
-    DictionaryContrast,
-    FeatureContrast,
-    LabelDictionary,
-    LinearPrediction,
-)
+from localprop.objectives import CrossEntropy, DictionaryContrast, LabelDictionary
 from localprop.objectives.dictionary import Initialisation, Projection
-from localprop.rules import Backprop, Greedy, GreedyAveraged, Rule
-from localprop.types import BlockSpec
+from localprop.rules import Greedy, GreedyAveraged, Rule
 
-Specs = Sequence[BlockSpec]
 DictionaryUpdate = Literal["each", "mean", "last", "own", "none"]
-
-
-def backprop(net: LocalNetwork, specs: Specs) -> Backprop:
-    """Train by end-to-end backpropagation of the cross-entropy."""
-    return Backprop(net, specs)
 
 
 def dictionary_contrast(
@@ -60,7 +48,7 @@ def dictionary_contrast(
         projection: "pool" embeddings to a block's width; or learned maps on the "label" or the "feature" side.
         chunks: Pieces that flat hidden blocks are averaged over; default what the network says.
     """
-    hidden = _hidden(specs, chunks)
+    hidden = hidden_specs(specs, chunks)
     widest = max((spec.channels for spec in hidden), default=1)
 
     def dictionary(width: int) -> LabelDictionary:
@@ -90,39 +78,61 @@ def dictionary_contrast(
     return rule(net, [*objectives, CrossEntropy(specs[-1])])
 
 
-def feature_contrast(
-    net: LocalNetwork, specs: Specs, *, temperature: float = 0.07, chunks: int | None = None
-) -> Greedy:
-    """Train hidden blocks by contrasting the samples of a batch with each other.
-
-    Args:
-        net: The network.
-        specs: Its blocks.
-        temperature: Positive divisor of the cosine similarities.
-        chunks: Pieces that flat hidden blocks are averaged over; default what the network says.
-    """
-    hidden = [FeatureContrast(spec, temperature=temperature) for spec in _hidden(specs, chunks)]
-    return Greedy(net, [*hidden, CrossEntropy(specs[-1])])
-
-
-def prediction(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048) -> Greedy:
-    """Train every hidden block by a linear classifier on its pooled output.
-
-    Args:
-        net: The network.
-        specs: Its blocks.
-        feature_budget: Most features that a classifier reads.
-    """
-    hidden = [LinearPrediction(spec, feature_budget=feature_budget) for spec in specs[:-1]]
-    return Greedy(net, [*hidden, CrossEntropy(specs[-1])])
+def _dcl(
+    name: str, title: str, fixed: dict[str, Any], auxiliary: str, messages: Any = "none", **defaults: Any
+) -> Method:
+    return Method(
+        name,
+        title,
+        "dictionary contrastive",
+        2024,
+        paper("choi2024dictionary"),
+        dictionary_contrast,
+        auxiliary,
+        fixed,
+        defaults,
+        messages=messages,
+    )
 
 
-def _hidden(specs: Specs, chunks: int | None) -> list[BlockSpec]:
-    """Return the hidden blocks' specs, flat ones with `chunks` if given."""
-    hidden = list(specs[:-1])
-    if chunks is None:
-        return hidden
-    for spec in hidden:
-        if len(spec.shape) == 1 and (chunks < 1 or spec.shape[0] % chunks):
-            raise ValueError(f"chunks: must divide the width {spec.shape[0]} of block {spec.name!r}, got {chunks}")
-    return [replace(spec, chunks=chunks) if len(spec.shape) == 1 else spec for spec in hidden]
+_ONE = "one dictionary, classes x width"
+
+
+METHODS = (
+    _dcl(
+        "dcl",
+        "DCL: one adaptive dictionary, updated block by block",
+        {"update": "each"},
+        _ONE,
+        "shared parameters",
+    ),
+    _dcl("dcl-s", "DCL-S: a static dictionary", {"update": "none"}, "none"),
+    _dcl(
+        "dcl-averaged",
+        "DCL, dictionary updated by the mean over blocks",
+        {"update": "mean"},
+        _ONE,
+        "shared parameters",
+    ),
+    _dcl(
+        "dcl-o",
+        "DCL-O: the last hidden block alone updates the dictionary",
+        {"update": "last"},
+        _ONE,
+        "shared parameters",
+    ),
+    _dcl(
+        "dcl-ld",
+        "DCL-LD: one dictionary a block",
+        {"update": "own", "projection": "pool", "dictionary_width": None},
+        "one dictionary a block, classes x block width",
+    ),
+    _dcl(
+        "dcl-cosine",
+        "DCL-COS: cosine similarity with a temperature",
+        {"update": "each", "similarity": "cosine"},
+        _ONE,
+        "shared parameters",
+        temperature=0.07,
+    ),
+)
