@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 import localprop.train.fit
 from localprop.cli import main
 from localprop.record import Recorder
-from localprop.train import checkpoint, fit
+from localprop.train import checkpoint, training
 
 def strike(signal_name):
     os.kill(os.getpid(), getattr(signal, signal_name))
@@ -107,13 +107,13 @@ def in_update(count):
     around(torch.optim.AdamW, "step", "before", count)
 
 def in_evaluation(count):
-    around(fit, "evaluate", "before", count)
+    around(training, "evaluate", "before", count)
 
 def signalled_in_step(count, signal_name):
-    around(fit.Training, "_train_step", "before", count, signal_name)
+    around(training.Training, "_train_step", "before", count, signal_name)
 
 def signalled_while_loading(signal_name):
-    around(fit, "load_data", "before", 1, signal_name)
+    around(training, "load_data", "before", 1, signal_name)
 
 def with_largest_file(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
