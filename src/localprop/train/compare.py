@@ -17,7 +17,7 @@ from rich.console import Console
 from localprop.bench.cost import measure
 from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
 from localprop.train.config import RunConfig
-from localprop.train.directory import write_json
+from localprop.train.directory import check_unused, claim_directory, write_json
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
 from localprop.train.stored import load_run
@@ -53,11 +53,8 @@ def compare(
         TrainingError: A run failed.
         Interrupted: A signal came; resume goes on.
     """
-    if directory.exists() and (directory.is_file() or any(directory.iterdir())) and not resume:
-        raise ValueError(
-            f"--out {directory}: the directory is not empty; go on with --resume auto, or choose another --out"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+    check_unused(directory, resume=resume)
+    claim_directory(directory)
     for note in notes:
         print(note, file=stream, flush=True)
     for seed in seeds:

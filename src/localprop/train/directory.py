@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from localprop.train import checkpoint
@@ -21,7 +22,29 @@ _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
 _STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|final\.json)\.tmp-\d+")
 
 
-def check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
+def check_unused(directory: Path, *, resume: bool) -> bool:
+    """Tell whether nothing lies where a command wants to write; refuse what lies there unless it may go on with it.
+
+    Args:
+        directory: Where it wants to write; it need not exist.
+        resume: Whether it may go on with what lies there.
+
+    Raises:
+        ValueError: It is a file, cannot be read, or holds something and `resume` is false.
+    """
+    with _refusals(directory):
+        if directory.is_file():
+            raise ValueError(f"--out {directory}: this is a file; name a directory")
+        if not directory.exists() or not any(directory.iterdir()):
+            return True
+    if not resume:
+        raise ValueError(
+            f"--out {directory}: the directory is not empty; go on with --resume auto, or choose another --out"
+        )
+    return False
+
+
+def check_run_directory(config: RunConfig, directory: Path, *, resume: bool) -> None:
     """Refuse a directory that this run must not write to.
 
     Args:
@@ -32,47 +55,24 @@ def check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
     Raises:
         ValueError: It is a file, holds something else, or a run that was begun with other settings.
     """
-    if directory.is_file():
-        raise ValueError(f"--out {directory}: this is a file; name a directory")
-    if not directory.exists() or not any(directory.iterdir()):
+    if check_unused(directory, resume=resume):
         return
-    if not resume:
-        raise ValueError(
-            f"--out {directory}: the directory is not empty; go on with --resume auto, or choose another --out"
-        )
-    newest = checkpoint.newest(directory / "checkpoint")
-    if newest is None:
-        names = {entry.name for entry in directory.iterdir()}
-        strangers = {name for name in names - set(_OWN) if not _STALE.fullmatch(name)}
-        if strangers and not (directory / "final.json").exists():
-            raise ValueError(
-                f"--out {directory}: not a run of localprop ({sorted(strangers)[0]} lies in it); choose another --out"
-            )
-    try:
-        if (directory / "final.json").exists():
-            stored = json.loads((directory / "final.json").read_text(encoding="utf-8"))["settings"]
-        elif newest is not None:
-            stored = checkpoint.load(newest)["config"]
-        else:
-            return
-        changed = _changed(config.to_dict(), dict(stored))
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"--out {directory}: its files are not those of a run of localprop ({type(error).__name__}: {error}); "
-            "choose another --out"
-        ) from error
-    if changed:
-        raise ValueError(
-            f"--resume auto: {directory} was begun with other settings: {'; '.join(changed)}; "
-            "use the same ones, or another --out"
-        )
+    with _refusals(directory):
+        _check_same_run(config, directory)
 
 
 def claim_directory(directory: Path) -> None:
-    """Make the directory if it is missing, and remove the temporary files of killed processes."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for stale in [entry for entry in directory.iterdir() if _STALE.fullmatch(entry.name)]:
-        stale.unlink(missing_ok=True)
+    """Make the directory if it is missing, and remove the temporary files of killed processes.
+
+    Raises:
+        ValueError: It cannot be made, or nothing can be written there.
+    """
+    with _refusals(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):  # a directory that was there before may be one that only others write to
+            pass
+        for stale in [entry for entry in directory.iterdir() if _STALE.fullmatch(entry.name)]:
+            stale.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -107,6 +107,47 @@ def kept(directory: Path) -> str:
     """Say where a failed run can go on from."""
     newest = checkpoint.newest(directory / "checkpoint")
     return f"the last good checkpoint is {newest}" if newest else "no checkpoint was written yet"
+
+
+@contextmanager
+def _refusals(directory: Path) -> Iterator[None]:
+    """Say of a refused system call which flag chose the directory."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(
+            f"--out {directory}: cannot be used as a run directory ({reason}); choose a directory that you can write to"
+        ) from error
+
+
+def _check_same_run(config: RunConfig, directory: Path) -> None:
+    newest = checkpoint.newest(directory / "checkpoint")
+    if newest is None:
+        names = {entry.name for entry in directory.iterdir()}
+        strangers = {name for name in names - set(_OWN) if not _STALE.fullmatch(name)}
+        if strangers and not (directory / "final.json").exists():
+            raise ValueError(
+                f"--out {directory}: not a run of localprop ({sorted(strangers)[0]} lies in it); choose another --out"
+            )
+    try:
+        if (directory / "final.json").exists():
+            stored = json.loads((directory / "final.json").read_text(encoding="utf-8"))["settings"]
+        elif newest is not None:
+            stored = checkpoint.load(newest)["config"]
+        else:
+            return
+        changed = _changed(config.to_dict(), dict(stored))
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"--out {directory}: its files are not those of a run of localprop ({type(error).__name__}: {error}); "
+            "choose another --out"
+        ) from error
+    if changed:
+        raise ValueError(
+            f"--resume auto: {directory} was begun with other settings: {'; '.join(changed)}; "
+            "use the same ones, or another --out"
+        )
 
 
 def _changed(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:

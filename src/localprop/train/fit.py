@@ -14,7 +14,7 @@ import torch
 
 from localprop.record import Recorder, RecordError, make_console, sinks_from, truncate_after
 from localprop.train.config import RunConfig
-from localprop.train.directory import check_directory, claim_directory, kept, write_json, write_text
+from localprop.train.directory import check_run_directory, claim_directory, kept, write_json, write_text
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
 from localprop.train.summary import summary
@@ -49,7 +49,7 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
     """
     final = directory / "final.json"
-    check_directory(config, directory, resume)
+    check_run_directory(config, directory, resume=resume)
     if resume and final.exists():
         finished: dict[str, Any] = json.loads(final.read_text(encoding="utf-8"))
         return finished
