@@ -97,3 +97,17 @@ def test_dcl__embedding_norm_must_be_a_number() -> None:
     settings = {"initialisation": "orthogonal", "embedding_norm": float("nan")}
     with pytest.raises(ValueError, match="embedding_norm"):
         localprop.methods.build("dcl", localprop.split(chain()), num_classes=3, example=batch()[0], **settings)
+
+
+def test_contracts__what_leaves_out_a_method_cannot_be_made() -> None:
+    class Scoreless(localprop.Objective):
+        pass
+
+    class Stepless(localprop.Rule):
+        pass
+
+    rule = rule_of("dcl")
+    with pytest.raises(TypeError, match=r"abstract.*forward"):
+        Scoreless(rule.specs[0])  # type: ignore[abstract] # the mistake
+    with pytest.raises(TypeError, match=r"abstract.*exits.*parameter_groups.*steps"):
+        Stepless(rule.net, rule.specs)  # type: ignore[abstract] # the mistake

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from localprop.functional.pooling import average_chunks, average_positions
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Score one block's output: `h, batch -> LocalLoss`.
 
     Subclasses take the block's `BlockSpec` first and named keyword hyperparameters after it.
@@ -29,7 +29,6 @@ class Objective(nn.Module):
     @abstractmethod
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`, shape (N, *spec.shape)."""
-        raise NotImplementedError
 
     def logits(self, h: Tensor) -> Tensor | None:
         """Return the block's own prediction, shape (N, Z), or None if the objective makes none."""
