@@ -231,7 +231,7 @@ def _flags_of(method: str, methods: Sequence[str], flags: Mapping[str, str]) -> 
 
 
 def _trained(train: Callable[[], object]) -> int:
-    from localprop.train.fit import Interrupted, TrainingError
+    from localprop.train.errors import Interrupted, TrainingError
 
     try:
         train()

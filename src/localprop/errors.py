@@ -7,6 +7,12 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return " (did you mean 'X'?)" for the closest allowed name, or "" if none is close."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    """Return " (did you mean 'X'?)" for the closest allowed name, whatever its case, or "" if none is close."""
+    spellings: dict[str, list[str]] = {}
+    for candidate in allowed:
+        spellings.setdefault(candidate.lower(), []).append(candidate)
+    matches = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.5)
+    if not matches:
+        return ""
+    [closest] = difflib.get_close_matches(name, spellings[matches[0]], n=1, cutoff=0.0)
+    return f" (did you mean {closest!r}?)"

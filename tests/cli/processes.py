@@ -22,52 +22,21 @@ import localprop
 from localprop.record import read
 from localprop.train import checkpoint
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(localprop.__file__).parents[1])}
+SOURCE, ROOT = Path(localprop.__file__).parents[1], Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 TIMED_ROWS = ("images_per_second", "step_seconds")
 TIMED_NUMBERS = ("step_seconds", "peak_memory_bytes", "train_seconds")
 
 SERVER = """
-import json, os, pathlib, resource, signal, sys
+import json, os, pathlib, resource, sys
 import torch
 import torch._dynamo  # optimisers import it: most of the time of a short run
 torch.set_num_threads(1)
 import localprop.train.fit
 from localprop.cli import main
 from localprop.record import Recorder
-from localprop.train import checkpoint, fit
-
-def strike(signal_name):
-    os.kill(os.getpid(), getattr(signal, signal_name))
-
-def around(owner, name, when, count, signal_name="SIGKILL", matches=lambda *args: True):
-    original, calls = getattr(owner, name), [0]
-    def patched(*args, **kwargs):
-        calls[0] += matches(*args)
-        due = calls[0] == count and matches(*args)
-        if due and when == "before":
-            strike(signal_name)
-        result = original(*args, **kwargs)
-        if due and when == "after":
-            strike(signal_name)
-        return result
-    setattr(owner, name, patched)
-
-def after_bytes(limit):
-    original = torch.save
-    class Dying:
-        def __init__(self, file):
-            self.file, self.left = file, limit
-        def write(self, data):
-            part = bytes(data[:self.left])
-            self.file.write(part)
-            self.left -= len(part)
-            if self.left == 0:
-                self.file.flush()
-                strike("SIGKILL")
-            return len(part)
-        def flush(self):
-            self.file.flush()
-    torch.save = lambda payload, file: original(payload, Dying(file))
+from localprop.train import checkpoint, training
+from tests.deaths import after_bytes, around, strike
 
 IN_WRITE = {
     "first byte": lambda: after_bytes(1),
@@ -96,7 +65,7 @@ def in_row(count):
         if calls[0] == count:
             with self._path.open("ab") as file:
                 file.write(json.dumps(row).encode()[:20])
-            strike("SIGKILL")
+            strike()
         original(self, row)
     Recorder.write = write
 
@@ -107,13 +76,13 @@ def in_update(count):
     around(torch.optim.AdamW, "step", "before", count)
 
 def in_evaluation(count):
-    around(fit, "evaluate", "before", count)
+    around(training, "evaluate", "before", count)
 
 def signalled_in_step(count, signal_name):
-    around(fit.Training, "_train_step", "before", count, signal_name)
+    around(training.Training, "_train_step", "before", count, signal_name)
 
 def signalled_while_loading(signal_name):
-    around(fit, "load_data", "before", 1, signal_name)
+    around(training, "load_data", "before", 1, signal_name)
 
 def with_largest_file(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -171,7 +140,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(ROOT)])},
         )
 
     def __enter__(self) -> Server:

@@ -60,6 +60,10 @@ def test_several_mistakes_are_reported_together_on_standard_error(capsys):
         (["trian"], "did you mean 'train'?"),
         (["methods", "--jsno"], "did you mean '--json'?"),
         (["cite", "dlc"], "did you mean 'dcl'?"),
+        (["train", "--method", "DCL"], "did you mean 'dcl'?"),
+        (["train", "--model", "VGG8B"], "did you mean 'vgg8b'?"),
+        (["train", "--data", "Fashion-Mini"], "did you mean 'fashion-mini'?"),
+        (["train", "--optimizer", "adamw"], "did you mean 'AdamW'?"),
         (["train", "--model.width"], "--model.width: needs a value"),
         (["train", "--epochs"], "--epochs: expected one argument"),
         (["train", "--resume", "yes"], "--resume yes: must be auto"),
@@ -178,6 +182,45 @@ def test_a_run_from_start_to_finish(tmp_path, capsys, monkeypatch):
     code, _, _ = run([*again, "--resume", "auto"], capsys)
     assert code == 0
     assert (tmp_path / directory / "final.json").read_bytes() == final
+
+
+@pytest.mark.parametrize("command", [["train", "--method", "bp"], ["compare", "--methods", "bp"]])
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [("file", "this is a file"), ("file/run", "Not a directory"), ("x" * 300, "File name too long")],
+)
+def test_an_out_that_cannot_be_used_exits_2(command, out, reason, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    directory = tmp_path / out
+    code, printed, err = run([*command, "--resume", "auto", *SMALL, "--out", str(directory)], capsys)
+    assert (code, printed) == (2, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("localprop: error: ")]
+    assert line.startswith(f"localprop: error: --out {directory}: ")
+    assert reason in line
+    assert "directory" in line.rpartition(";")[2]
+    assert "Errno" not in line
+
+
+CLAIM_WITHOUT_RIGHTS = """
+import os, sys
+from pathlib import Path
+from localprop.train.directory import claim_directory
+os.chdir(sys.argv[1])
+os.chmod(".", 0o555)
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    claim_directory(Path("."))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_an_out_that_only_others_may_write_to_is_refused(tmp_path):
+    done = process(tmp_path, command=[sys.executable, "-c", CLAIM_WITHOUT_RIGHTS])
+    assert done.stdout == (
+        "--out .: cannot be used as a run directory (Permission denied); choose a directory that you can write to\n"
+    ), done.stderr
 
 
 def test_failed_training_exits_3(tmp_path, capsys):

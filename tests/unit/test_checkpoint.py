@@ -25,9 +25,10 @@ from localprop.train.checkpoint import CheckpointError, load, newest, save, weig
 
 # One process imports torch, then forks a child per scenario. Each child patches its own copy only.
 SERVER = """
-import json, os, pathlib, resource, signal, sys, warnings
+import json, os, pathlib, resource, sys, warnings
 import torch
 from localprop.train import checkpoint
+from tests.deaths import after_bytes, around
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 torch.set_num_threads(1)
@@ -35,38 +36,6 @@ SIZE = 50_000
 
 def state(step):
     return {"step": step, "weights": torch.full((SIZE,), float(step))}
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def around(owner, name, when, count=1):
-    original, calls = getattr(owner, name), [0]
-    def patched(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == count and when == "before":
-            die()
-        result = original(*args, **kwargs)
-        if calls[0] == count and when == "after":
-            die()
-        return result
-    setattr(owner, name, patched)
-
-def after_bytes(limit):
-    original = torch.save
-    class Dying:
-        def __init__(self, file):
-            self.file, self.left = file, limit
-        def write(self, data):
-            part = bytes(data[:self.left])
-            self.file.write(part)
-            self.left -= len(part)
-            if self.left == 0:
-                self.file.flush()
-                die()
-            return len(part)
-        def flush(self):
-            self.file.flush()
-    torch.save = lambda payload, file: original(payload, Dying(file))
 
 POINTS = {
     "first byte": lambda: after_bytes(1),
@@ -164,8 +133,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, in
     root = tmp_path_factory.mktemp("kills")
     script = root / "server.py"
     script.write_text(SERVER)
-    source = str(Path(checkpoint.__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    sources = [str(Path(checkpoint.__file__).parents[2]), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sources, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [sys.executable, str(script), str(root)], env=environment, capture_output=True, text=True, timeout=120
     )

@@ -40,6 +40,30 @@ def test_averaged__a_frozen_block_still_trains_the_dictionary() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("name", ["dcl", "dcl-averaged"])
+def test_steps__sees_what_is_frozen_thawed_or_moved_between_batches(name: str) -> None:
+    x, y = batch()
+    rule = rule_of(name)
+
+    def trained_blocks(x: torch.Tensor) -> list[int | None]:
+        keys = []
+        for step in rule.steps(x, y):
+            keys.append(step.key[0])
+            for parameter in rule.parameter_groups()[step.key]:
+                assert parameter.grad is not None
+                assert parameter.grad.dtype == x.dtype
+                parameter.grad = None
+        return keys
+
+    everything = trained_blocks(x)
+    rule.net.blocks[-1].requires_grad_(False)
+    assert len(rule.net) - 1 in everything
+    assert trained_blocks(x) == [block for block in everything if block != len(rule.net) - 1]
+    rule.net.blocks[-1].requires_grad_(True)
+    rule.double()
+    assert trained_blocks(x.double()) == everything
+
+
 @pytest.mark.parametrize("name", ["bp", "dcl"])
 def test_steps__refusals_name_the_fix(name: str) -> None:
     x, y = batch()
@@ -73,3 +97,17 @@ def test_dcl__embedding_norm_must_be_a_number() -> None:
     settings = {"initialisation": "orthogonal", "embedding_norm": float("nan")}
     with pytest.raises(ValueError, match="embedding_norm"):
         localprop.methods.build("dcl", localprop.split(chain()), num_classes=3, example=batch()[0], **settings)
+
+
+def test_contracts__what_leaves_out_a_method_cannot_be_made() -> None:
+    class Scoreless(localprop.Objective):
+        pass
+
+    class Stepless(localprop.Rule):
+        pass
+
+    rule = rule_of("dcl")
+    with pytest.raises(TypeError, match=r"abstract.*forward"):
+        Scoreless(rule.specs[0])  # type: ignore[abstract] # the mistake
+    with pytest.raises(TypeError, match=r"abstract.*exits.*parameter_groups.*steps"):
+        Stepless(rule.net, rule.specs)  # type: ignore[abstract] # the mistake

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,7 +12,7 @@ from localprop.functional.pooling import average_chunks, average_positions
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Score one block's output: `h, batch -> LocalLoss`.
 
     Subclasses take the block's `BlockSpec` first and named keyword hyperparameters after it.

@@ -68,7 +68,7 @@ def sinks_from(
             sinks.append(builders[sink]())
     except BaseException:
         for built in sinks:
-            with suppress(Exception):
+            with suppress(Exception):  # loggers may raise anything; what is reported is why they are closed
                 built.close()
         raise
     return sinks

@@ -23,23 +23,19 @@ class GreedyAveraged(Greedy):
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return one group a block without the shared parameters, then the group (None, "shared")."""
-        groups = super().parameter_groups()
-        shared = shared_parameters(groups)
-        own = {key: [p for p in parameters if p not in shared] for key, parameters in groups.items()}
-        together = [p for p in dict.fromkeys(q for group in groups.values() for q in group) if p in shared]
-        return {key: group for key, group in {**own, SHARED: together}.items() if group}
+        return _with_shared_apart(super().parameter_groups())
 
     def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
         """Yield block after block, then (None, "shared"); see `Rule.steps`."""
-        blocks = range(len(self.net)) if blocks is None else blocks
-        groups = super().parameter_groups()
-        shared = shared_parameters(groups)
-        counts = Counter(p for group in groups.values() for p in group)
+        trained = super().parameter_groups()
+        groups = _with_shared_apart(trained)
+        shared = groups.get(SHARED, [])
+        counts = Counter(p for group in trained.values() for p in group)
         # Gradients of earlier batches (accumulation) wait here, so that the mean below is over this batch alone.
         before = {p: p.grad for p in shared}
         for p in shared:
             p.grad = None
-        yield from super().steps(x, y, blocks=blocks, scale=scale)
+        yield from self._stream(x, y, blocks, scale, trained=trained, groups=groups)
         for p in shared:
             if p.grad is not None:
                 p.grad /= counts[p]
@@ -48,3 +44,10 @@ class GreedyAveraged(Greedy):
                 p.grad = earlier if p.grad is None else p.grad + earlier
         if shared:
             yield BlockStep(SHARED)
+
+
+def _with_shared_apart(trained: dict[Key, list[nn.Parameter]]) -> dict[Key, list[nn.Parameter]]:
+    shared = shared_parameters(trained)
+    own = {key: [p for p in parameters if p not in shared] for key, parameters in trained.items()}
+    together = [p for p in dict.fromkeys(q for group in trained.values() for q in group) if p in shared]
+    return {key: group for key, group in {**own, SHARED: together}.items() if group}

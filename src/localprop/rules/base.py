@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -15,7 +15,7 @@ from localprop.seed import derive, seeded
 from localprop.types import BlockSpec, BlockStep, Key, Normalisation, Phase
 
 
-class Rule(nn.Module):
+class Rule(nn.Module, ABC):
     """Turn a batch into gradients, block after block.
 
     Args:

@@ -52,11 +52,23 @@ class Greedy(Rule):
         Raises:
             ValueError: The batch does not fit, or a shared parameter still holds an earlier block's gradient.
         """
+        groups = self.parameter_groups()
+        yield from self._stream(x, y, blocks, scale, trained=groups, groups=groups)
+
+    def _stream(
+        self,
+        x: Tensor,
+        y: Tensor,
+        blocks: range | None,
+        scale: float,
+        *,
+        trained: dict[Key, list[nn.Parameter]],
+        groups: dict[Key, list[nn.Parameter]],
+    ) -> Iterator[BlockStep]:
+        """Train the blocks that `trained` names, and yield those that have a group of their own in `groups`."""
         blocks = range(len(self.net)) if blocks is None else blocks
         self.check_batch(x, y, blocks)
-        groups = self.parameter_groups()
         shared = shared_parameters(groups)
-        trained = set(Greedy.parameter_groups(self))  # a subclass may move all of a block's parameters elsewhere
         image = self.image(x) if self._needs_image and blocks.start == 0 else None
         self._passes += 1
         try:

@@ -18,7 +18,7 @@ from localprop.data.loader import BatchLoader, evaluation_batches
 from localprop.data.store import ImageData, ImageSet
 from localprop.rules import Rule
 from localprop.seed import derive, seeded
-from localprop.split import split
+from localprop.splitting import split
 from localprop.train.components import optimizer_class
 from localprop.train.config import RunConfig
 from localprop.train.executor import LocalExecutor

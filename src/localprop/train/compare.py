@@ -6,12 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -19,7 +17,9 @@ from rich.console import Console
 from localprop.bench.cost import measure
 from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
 from localprop.train.config import RunConfig
-from localprop.train.fit import Interrupted, TrainingError, write_json
+from localprop.train.directory import check_unused, claim_directory, write_json
+from localprop.train.errors import Interrupted, TrainingError
+from localprop.train.interrupt import answering_signals
 from localprop.train.stored import load_run
 
 
@@ -53,11 +53,8 @@ def compare(
         TrainingError: A run failed.
         Interrupted: A signal came; resume goes on.
     """
-    if directory.exists() and (directory.is_file() or any(directory.iterdir())) and not resume:
-        raise ValueError(
-            f"--out {directory}: the directory is not empty; go on with --resume auto, or choose another --out"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+    check_unused(directory, resume=resume)
+    claim_directory(directory)
     for note in notes:
         print(note, file=stream, flush=True)
     for seed in seeds:
@@ -94,7 +91,8 @@ def _train(config: RunConfig, out: Path) -> None:
         file.write_text(config.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "localprop", "train", "--config", str(file), "--out", str(out)]
         # The settings were vetted when this command was given; the file only carries them over.
-        with _passing_signals(subprocess.Popen([*command, "--resume", "auto", "--allow-imports"])) as process:
+        process = subprocess.Popen([*command, "--resume", "auto", "--allow-imports"])
+        with answering_signals(lambda *_: process.send_signal(signal.SIGTERM)):  # the run writes its checkpoint
             code = process.wait()
     if code == 130:
         raise Interrupted(f"interrupted in {out}; run the same command with --resume auto to go on")
@@ -102,18 +100,3 @@ def _train(config: RunConfig, out: Path) -> None:
         raise ValueError(f"{out}: the run was refused, see above")
     if code:
         raise TrainingError(f"{out}: the run failed with exit code {code}, see above")
-
-
-@contextmanager
-def _passing_signals(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Hand SIGINT and SIGTERM on to the run under way, which writes its checkpoint and ends."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGTERM)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield process
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)

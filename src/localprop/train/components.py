@@ -88,8 +88,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     }
     found = import_attribute(name) if ":" in name else known.get(name)
     if found is None:
-        same = {key.lower(): key for key in known}.get(name.lower(), name)
-        raise ValueError(f"no class {name!r} in torch.optim{nearest(same, known)}; there are {', '.join(known)}")
+        raise ValueError(f"no class {name!r} in torch.optim{nearest(name, known)}; there are {', '.join(known)}")
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ValueError("must be a torch.optim.Optimizer class")
     closure = inspect.signature(found.step).parameters.get("closure")

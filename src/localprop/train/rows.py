@@ -1,0 +1,65 @@
+"""What a run records: steps and evaluations as rows of plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from localprop.infer.evaluate import Evaluation
+from localprop.train.executor import key_name
+from localprop.types import BlockStep
+
+
+def block_rows(
+    steps: Sequence[BlockStep], y: Tensor, *, place: Mapping[str, object], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return one row for each group that has a loss: the loss, the error on the batch in percent, and its logs.
+
+    Args:
+        steps: What the groups did in one optimiser step.
+        y: The batch's targets.
+        place: The columns that say when: step and epoch.
+        names: The names of the network's blocks.
+    """
+    rows = []
+    for step in steps:
+        if step.loss is None:
+            continue
+        block, _ = step.key
+        rows.append(
+            {
+                "kind": "block",
+                **place,
+                "block": block,
+                "name": key_name(step.key) if block is None else names[block],
+                "loss": float(step.loss),
+                "error": None if step.logits is None else _error(step.logits, y),
+                **{name: float(value) for name, value in step.logs.items()},
+            }
+        )
+    return rows
+
+
+def evaluation_row(found: Evaluation, split: str, *, place: Mapping[str, object]) -> dict[str, Any]:
+    """Return the row of an evaluation.
+
+    Args:
+        found: The errors.
+        split: The images they were measured on.
+        place: The columns that say when: step and epoch.
+    """
+    return {
+        "kind": "evaluation",
+        **place,
+        "split": split,
+        "error": found.error,
+        "layer_errors": list(found.layer_errors),
+        "ensemble_errors": dict(found.ensemble_errors),
+    }
+
+
+def _error(logits: Tensor, y: Tensor) -> float:
+    """Return the error in percent; with accumulation the logits are those of the batch's last part."""
+    return 100 * float((logits.argmax(1) != y[-len(logits) :]).float().mean())

@@ -1,0 +1,43 @@
+"""The numbers of a finished run: the content of final.json."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from localprop.train.checkpoint import weights_sha256
+from localprop.train.provenance import commit, hardware, versions
+from localprop.train.training import Training
+
+
+def summary(training: Training) -> dict[str, Any]:
+    """Return the content of final.json of a run that has come to its end."""
+    config, rule, found = training.config, training.rule, training.evaluation
+    assert found is not None
+    in_network = sum(parameter.numel() for parameter in rule.net.parameters())
+    in_groups = {parameter for group in training.executor.groups.values() for parameter in group}
+    trained = sum(parameter.numel() for parameter in in_groups | set(rule.net.parameters()))
+    return {
+        "method": config.method.name,
+        "model": config.model.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "test_error": found.error,
+        "layer_errors": list(found.layer_errors),
+        "ensemble_error": found.ensemble_errors[config.ensemble],
+        "ensemble_weights": config.ensemble,
+        "ensemble_errors": dict(found.ensemble_errors),
+        "test_images": found.num_images,
+        "block_names": list(rule.net.names),
+        "parameters": in_network,
+        "extra_parameters": trained - in_network,
+        "step_seconds": statistics.median(training.step_seconds),
+        "peak_memory_bytes": training.peak_memory_bytes,
+        "train_seconds": training.train_seconds,
+        "weights_sha256": weights_sha256(rule.state_dict()),
+        "settings": config.to_dict(),
+        "hardware": hardware(training.device),
+        "versions": versions(),
+        "commit": commit(),
+    }
