@@ -49,11 +49,10 @@ DEFAULT = TrainingRecipe(
 )
 
 
-def recipe_for(method: str, model: str, data: str) -> TrainingRecipe:
-    """Return the settings that fit a network and a data set.
+def recipe_for(model: str, data: str) -> TrainingRecipe:
+    """Return the settings that fit a network and a data set, whatever the method.
 
     Args:
-        method: Name of the method. The methods of today share one protocol, so it makes no difference yet.
         model: Name of the network.
         data: Name of the data set.
     """

@@ -151,6 +151,7 @@ class TrainingRecipe:
         source: Where these numbers stand.
         optimizer: Name of a `torch.optim` class.
         weight_decay: Weight decay.
+        optimizer_settings: Further settings of the optimiser, such as {"momentum": 0.9}.
     """
 
     batch_size: int
@@ -162,3 +163,4 @@ class TrainingRecipe:
     source: str
     optimizer: str = "AdamW"
     weight_decay: float = 0.01
+    optimizer_settings: Mapping[str, object] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -12,8 +13,9 @@ from localprop.errors import nearest
 from localprop.methods import backprop, contrastive, dictionary, local_error
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.recipes import recipe_for
+from localprop.recipes import recipe_for as network_recipe
 from localprop.rules import Rule
+from localprop.types import TrainingRecipe
 
 __all__ = ["CATALOGUE", "Method", "build", "catalogue", "get", "recipe_for"]
 
@@ -73,6 +75,23 @@ def build(name: str, net: LocalNetwork, *, num_classes: int, example: Tensor, **
         ValueError: No such method, or a wrong setting.
     """
     return get(name).build(net, num_classes=num_classes, example=example, **settings)
+
+
+def recipe_for(method: str, model: str, data: str) -> TrainingRecipe:
+    """Return how a method is trained on a network and a data set: the network's recipe with the method's own `training`.
+
+    Args:
+        method: Name or import path of the method.
+        model: Name of the network.
+        data: Name of the data set.
+
+    Raises:
+        ValueError: No such method.
+    """
+    recipe, own = network_recipe(model, data), get(method).training
+    if not own:
+        return recipe
+    return replace(recipe, **{"source": f"{recipe.source}; {', '.join(own)} of {method}", **own})
 
 
 def _checked(found: object, where: str) -> Method:

@@ -28,6 +28,7 @@ class Method:
         auxiliary_parameters: What is trained beside the network, in words; "none" if nothing.
         fixed: Settings that make the method what it is; users cannot change them.
         defaults: Defaults that differ from the builder's.
+        training: Fields of `TrainingRecipe` in which the method's training differs from that of the network.
         needs_labels: Whether training reads labels.
         messages: What crosses blocks beside activations: "none", "shared parameters" or "gradients".
         passes: Forward passes through a block in one step.
@@ -44,6 +45,7 @@ class Method:
     auxiliary_parameters: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     needs_labels: bool = True
     messages: Literal["none", "shared parameters", "gradients"] = "none"
     passes: int = 1

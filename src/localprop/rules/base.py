@@ -110,6 +110,10 @@ class Rule(nn.Module, ABC):
     def finish(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """End a phase with one pass over the training set (closed forms); by default nothing. As `prepare`."""
 
+    def lr_factor(self, key: Key) -> float:
+        """Return the factor of a group's learning rate, where a method trains groups at different rates; here 1."""
+        return 1.0
+
     def image(self, x: Tensor) -> Tensor:
         """Return the images in [0, 1] that the inputs were made of: x std + mean. Shape (N, C, H, W)."""
         if self.normalisation is None:

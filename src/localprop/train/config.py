@@ -154,6 +154,7 @@ def _recommended(recipe: TrainingRecipe) -> _Layer:
         "optimizer": recipe.optimizer,
         "optimizer.lr": recipe.lr,
         "optimizer.weight_decay": recipe.weight_decay,
+        **{f"optimizer.{name}": value for name, value in recipe.optimizer_settings.items()},
         **schedule,
         "model.dropout": recipe.dropout,
     }

@@ -49,7 +49,10 @@ class LocalExecutor:
         self.groups = rule.parameter_groups()
         self.optimizers: dict[Key, Optimizer] = {key: make_optimizer(group) for key, group in self.groups.items()}
         self._shared = shared_parameters(self.groups)
-        self._base_lr = {key: [group["lr"] for group in o.param_groups] for key, o in self.optimizers.items()}
+        self._base_lr = {
+            key: [group["lr"] * rule.lr_factor(key) for group in optimizer.param_groups]
+            for key, optimizer in self.optimizers.items()
+        }
 
     def step(self, number: int, x: Tensor, y: Tensor, *, lr_factor: float = 1.0) -> list[BlockStep]:
         """Do one optimiser step of every group on a batch.
