@@ -78,7 +78,7 @@ def build(name: str, net: LocalNetwork, *, num_classes: int, example: Tensor, **
 
 
 def recipe_for(method: str, model: str, data: str) -> TrainingRecipe:
-    """Return how a method is trained on a network and a data set: the network's recipe with the method's own `training`.
+    """Return how a method is trained on a network and a data set: the network's recipe, with its own `training`.
 
     Args:
         method: Name or import path of the method.
