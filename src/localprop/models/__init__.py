@@ -8,15 +8,44 @@ from collections.abc import Callable
 from torch import nn
 
 from localprop.errors import nearest
+from localprop.models.cnn import cnn
 from localprop.models.conv import conv
 from localprop.models.fc import fc
-from localprop.models.vgg import vgg8b
+from localprop.models.mlp import mlp
+from localprop.models.vgg import vgg8b, vgg11, vgg11b, vgg11c, vgg13, vgg16, vgg19
 
 Factory = Callable[..., nn.Module]
 
-CATALOGUE: dict[str, Factory] = {"fc": fc, "conv": conv, "vgg8b": vgg8b}
+CATALOGUE: dict[str, Factory] = {
+    "fc": fc,
+    "mlp": mlp,
+    "conv": conv,
+    "cnn": cnn,
+    "vgg8b": vgg8b,
+    "vgg11b": vgg11b,
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "vgg11c": vgg11c,
+}
 
-__all__ = ["CATALOGUE", "Factory", "conv", "fc", "get", "vgg8b"]
+__all__ = [
+    "CATALOGUE",
+    "Factory",
+    "cnn",
+    "conv",
+    "fc",
+    "get",
+    "mlp",
+    "vgg8b",
+    "vgg11",
+    "vgg11b",
+    "vgg11c",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+]
 
 
 def get(name: str) -> Factory:

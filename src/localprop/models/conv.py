@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from localprop.models.parts import check_settings, conv_block, scaled
+from localprop.models.parts import check_settings, conv_block, pooled_classifier, scaled
 from localprop.network import LocalNetwork
 
 CHANNELS = {"simple256": (64, 256), "simple512": (64, 256, 512)}
@@ -46,5 +46,5 @@ def conv(
     blocks: list[nn.Module] = [
         conv_block(widths[i], widths[i + 1], stride=1 if i == 0 else 2, dropout=dropout) for i in range(len(widths) - 1)
     ]
-    blocks.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes)))
+    blocks.append(pooled_classifier(widths[-1], num_classes))
     return LocalNetwork(blocks, [*(f"conv{i}" for i in range(1, len(widths))), "classifier"])

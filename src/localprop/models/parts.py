@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
+
+Nonlinearity = Literal["relu", "leaky_relu", "tanh"]
 
 
 class FlatBlock(nn.Sequential):
@@ -26,18 +30,56 @@ def conv_block(
     kernel: int = 3,
     pool: bool = False,
     dropout: float = 0.0,
+    nonlinearity: Nonlinearity = "relu",
 ) -> nn.Sequential:
-    """Build conv (with bias) -> batch norm -> ReLU -> optional 2x2 max pool -> optional channel dropout."""
+    """Build conv (with bias) -> batch norm -> nonlinearity -> optional 2x2 max pool -> optional channel dropout."""
     modules: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        activation(nonlinearity),
     ]
     if pool:
         modules.append(nn.MaxPool2d(2))
     if dropout:
         modules.append(nn.Dropout2d(dropout))
     return nn.Sequential(*modules)
+
+
+def hidden_block(
+    inputs: int,
+    outputs: int,
+    *,
+    chunks: int = 1,
+    dropout: float = 0.0,
+    nonlinearity: Nonlinearity = "relu",
+    flatten: bool = False,
+) -> FlatBlock:
+    """Build (flattening ->) linear -> batch norm -> nonlinearity -> optional dropout."""
+    modules: list[nn.Module] = [nn.Flatten()] if flatten else []
+    modules += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), activation(nonlinearity)]
+    if dropout:
+        modules.append(nn.Dropout(dropout))
+    return FlatBlock(*modules, feature_chunks=chunks)
+
+
+def pooled_classifier(channels: int, num_classes: int) -> nn.Sequential:
+    """Build a linear classifier on globally averaged features."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+def activation(name: Nonlinearity) -> nn.Module:
+    """Build an activation; leaky ReLU has slope 0.01.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if name == "relu":
+        return nn.ReLU(inplace=True)
+    if name == "leaky_relu":
+        return nn.LeakyReLU(0.01, inplace=True)
+    if name == "tanh":
+        return nn.Tanh()
+    raise ValueError(f"nonlinearity: must be 'relu', 'leaky_relu' or 'tanh', got {name!r}")
 
 
 def scaled(width: int, factor: float) -> int:
