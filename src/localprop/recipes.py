@@ -1,14 +1,18 @@
 """Published training settings: which network on which data set is trained how.
 
 All methods of the DCL paper, backprop among them, share one recipe per network and data set, and so do ours: one
-protocol. Milestones are stored as fractions of the published run, so that a shorter run keeps the schedule's form.
+protocol. A method that cannot be trained so says what differs in its row of the catalogue. Milestones are stored as
+fractions of the published run, so that a shorter run keeps the schedule's form.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from localprop.types import TrainingRecipe
 
 _SOURCE = "preset of the official DCL code (Choi et al., ICLR 2024)"
+_LOCAL_ERRORS = "published run of Nokland and Eidnes, ICML 2019"
 
 
 def _published(
@@ -16,6 +20,11 @@ def _published(
 ) -> TrainingRecipe:
     fractions = tuple(milestone / epochs for milestone in milestones)
     return TrainingRecipe(batch_size, epochs, lr, fractions, gamma, dropout, _SOURCE)
+
+
+def _local_errors(epochs: int, milestones: tuple[int, ...], dropout: float, lr: float = 0.0005) -> TrainingRecipe:
+    fractions = tuple(milestone / epochs for milestone in milestones)
+    return TrainingRecipe(128, epochs, lr, fractions, 0.25, dropout, _LOCAL_ERRORS, "Adam", 0.0)
 
 
 PUBLISHED: dict[tuple[str, str], TrainingRecipe] = {
@@ -31,12 +40,18 @@ PUBLISHED: dict[tuple[str, str], TrainingRecipe] = {
     ("vgg8b", "cifar100"): _published(0.0005, 128, 400, (200, 300, 350, 375), 0.25, 0.05),
     ("vgg8b", "svhn"): _published(0.0003, 128, 100, (50, 75, 89, 94), 0.25, 0.05),
     ("vgg8b", "stl10"): _published(0.0005, 128, 400, (200, 300, 350, 375), 0.25, 0.1),
+    ("vgg11b", "cifar10"): _local_errors(400, (200, 300, 350, 375), 0.2),
+    ("vgg11b", "cifar100"): _local_errors(400, (200, 300, 350, 375), 0.05),
+    ("mlp", "mnist"): _local_errors(100, (50, 75, 89, 94), 0.1),
+    ("mlp", "fashion-mnist"): _local_errors(200, (100, 150, 175, 188), 0.025),
+    ("mlp", "cifar10"): _local_errors(400, (200, 300, 350, 375), 0.1),
+    ("mlp", "cifar100"): _local_errors(400, (200, 300, 350, 375), 0.025),
 }
 """(network, data set) -> settings."""
 
 # The nearest published setting, for pairs that the paper does not train.
-_DATA_LIKE = {"fashion-mini": "fashion-mnist"}
-_NETWORK_DEFAULT = {"conv": "mnist", "fc": "mnist", "vgg8b": "cifar10"}
+_DATA_LIKE = {"fashion-mini": "fashion-mnist", "cifar100-super": "cifar100", "svhn-extra": "svhn"}
+_NETWORK_DEFAULT = {"conv": "mnist", "fc": "mnist", "vgg8b": "cifar10", "vgg11b": "cifar10", "mlp": "mnist"}
 
 DEFAULT = TrainingRecipe(
     128,
@@ -60,8 +75,7 @@ def recipe_for(model: str, data: str) -> TrainingRecipe:
     recipe = PUBLISHED.get((model, data))
     if recipe is None and model in _NETWORK_DEFAULT:
         like = PUBLISHED[model, _NETWORK_DEFAULT[model]]
-        source = f"{like.source}, of {model} on {_NETWORK_DEFAULT[model]}: none is published for {data}"
-        recipe = TrainingRecipe(
-            like.batch_size, like.epochs, like.lr, like.milestones, like.gamma, like.dropout, source
+        recipe = replace(
+            like, source=f"{like.source}, of {model} on {_NETWORK_DEFAULT[model]}: none is published for {data}"
         )
     return recipe or DEFAULT

@@ -41,7 +41,7 @@ def test_defaults_take_the_published_recipe_of_network_and_data():
 def test_flags_go_before_file_before_recipe_before_defaults(yaml_file):
     file = yaml_file("model: {name: vgg8b, width: 0.5, dropout: 0.3}\nepochs: 7\nbatch-size: 32\nkeep: 4\n")
     config = config_from({"model.width": "0.25", "epochs": "9"}, file)
-    assert config.model == Component("vgg8b", {"width": 0.25, "dropout": 0.3})
+    assert config.model == Component("vgg8b", {"width": 0.25, "dropout": 0.3, "nonlinearity": "relu"})
     assert (config.epochs, config.batch_size, config.keep) == (9, 32, 4)
     assert config.optimizer.settings["lr"] == 0.0005  # the recipe
     assert config.log_every == 10  # the default

@@ -47,3 +47,13 @@ def crop_and_flip(
         image = crop(images[n], *offsets[n], padding, fill)
         result.append(flip(image) if flips[n] else image)
     return torch.stack(result)
+
+
+def square(height: int, width: int, top: int, left: int, size: int) -> Tensor:
+    """(H, W) bool: the part of a square of `size` pixels at (top, left) that lies inside the image."""
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    for row in range(top, top + size):
+        for column in range(left, left + size):
+            if 0 <= row < height and 0 <= column < width:
+                inside[row, column] = True
+    return inside

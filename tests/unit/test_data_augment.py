@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localprop.data import Augmentation, augment
-from localprop.data.augment import crop_and_flip
+from localprop.data.augment import crop_and_flip, cut_out
 from tests.reference import augment as naive
 
 
@@ -74,3 +74,27 @@ def test_no_augmentation_changes_nothing() -> None:
 def test_negative_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="crop_padding must be 0 or more pixels, got -1"):
         Augmentation(crop_padding=-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 6), width=st.integers(1, 6), size=st.integers(0, 9), seed=st.integers(0, 1000))
+def test_cutout_is_one_square_that_may_reach_over_the_border(height: int, width: int, size: int, seed: int) -> None:
+    images = cut_out(torch.ones(5, 2, height, width), size, seed)
+    for image in images:
+        hole = image == 0
+        assert torch.equal(hole[0], hole[1])
+        corners = {
+            (top, left)
+            for top in range(-(size // 2), height - size // 2)
+            for left in range(-(size // 2), width - size // 2)
+            if torch.equal(hole[0], naive.square(height, width, top, left, size))
+        }
+        assert corners or size == 0
+    assert torch.equal(images, cut_out(torch.ones(5, 2, height, width), size, seed))
+
+
+def test_every_pixel_is_the_centre_of_the_hole_equally_often() -> None:
+    count = 9000
+    images = cut_out(torch.ones(count, 1, 3, 3), 1, seed=3)
+    assert torch.equal((images == 0).flatten(1).sum(1), torch.ones(count, dtype=torch.int64))
+    assert ((images == 0).sum(0) - count / 9).abs().max() < 5 * (count / 9) ** 0.5

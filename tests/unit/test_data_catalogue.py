@@ -26,18 +26,38 @@ EMBEDDED = resources.files("localprop.data") / "embedded"
 def test_every_entry_is_consistent() -> None:
     for name, entry in CATALOGUE.items():
         channels = entry.image_shape[0]
-        assert len(entry.mean) == len(entry.std) == channels, name
-        assert len(entry.class_names) == len(set(entry.class_names)) == 10, name
+        assert (entry.mean is None) == (entry.std is None), name
+        assert entry.mean is None or len(entry.mean) == len(entry.std) == channels, name
+        classes = {"cifar100": 100, "cifar100-super": 20}.get(name, 10)
+        assert len(entry.class_names) == len(set(entry.class_names)) == classes, name
+        assert len(entry.super_of) in (0, classes), name
+        assert set(entry.super_of) == set(range(len(entry.super_names))), name
+        assert (entry.torchvision_name is None) or set(entry.torchvision_splits) >= {*entry.train_parts, "test"}, name
         assert entry.title, name
         assert entry.terms, name
         assert entry.source, name
-    assert set(CATALOGUE) == {"fashion-mini", "fashion-mnist", "mnist", "cifar10"}
     assert {name: entry.augmentation for name, entry in CATALOGUE.items()} == {
         "fashion-mini": Augmentation(flip=True),
         "fashion-mnist": Augmentation(flip=True),
         "mnist": Augmentation(),
         "cifar10": Augmentation(crop_padding=4, flip=True),
+        "cifar100": Augmentation(crop_padding=4, flip=True),
+        "cifar100-super": Augmentation(crop_padding=4, flip=True),
+        "svhn": Augmentation(crop_padding=4),
+        "svhn-extra": Augmentation(crop_padding=4),
+        "stl10": Augmentation(crop_padding=4, flip=True),
     }
+
+
+def test_the_classes_of_cifar100_lie_in_their_groups() -> None:
+    """The coarse labels that the original files give to some fine ones."""
+    entry = CATALOGUE["cifar100"]
+    assert entry.class_names[:4] == ("apple", "aquarium_fish", "baby", "bear")
+    assert entry.class_names[-2:] == ("woman", "worm")
+    assert entry.super_of[:12] == (4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14)
+    assert entry.super_of[-3:] == (8, 14, 13)
+    assert [entry.super_of.count(group) for group in range(20)] == [5] * 20
+    assert CATALOGUE["cifar100-super"].class_names == entry.super_names
 
 
 def test_fashion_mini_is_as_the_catalogue_says() -> None:
@@ -84,11 +104,11 @@ def test_the_script_makes_the_embedded_file(tmp_path: Path) -> None:
 
 
 def test_settings_override_the_defaults() -> None:
-    mini = data.load("fashion-mini", image_size=16, mean=[0.5], std=[0.25], crop_padding=2, flip=False)
+    mini = data.load("fashion-mini", image_size=16, mean=[0.5], std=[0.25], crop_padding=2, flip=False, cutout=3)
     assert mini.image_shape == (1, 16, 16)
     assert mini.test.images.shape == (2000, 1, 16, 16)
     assert (mini.mean, mini.std) == ((0.5,), (0.25,))
-    assert mini.augmentation == Augmentation(2, False)
+    assert mini.augmentation == Augmentation(2, False, 3)
     default = data.load("fashion-mini")
     assert default.augmentation == Augmentation(0, True)
     assert replace(default.augmentation, flip=False) == Augmentation()
@@ -102,6 +122,7 @@ def test_settings_override_the_defaults() -> None:
         ({"mean": []}, "mean must be 1 finite number"),
         ({"std": [0.0]}, "std must be above 0"),
         ({"crop_padding": -2}, "crop_padding must be 0 or more pixels, got -2"),
+        ({"cutout": -1}, "cutout must be 0 or more pixels a side, got -1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
@@ -120,7 +141,7 @@ def test_an_unknown_name_gets_the_nearest(name: str, nearest: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "qqq", "zip:x", "parquet:"])
 def test_any_other_name_lists_what_there_is(name: str) -> None:
-    with pytest.raises(ValueError, match="fashion-mini, fashion-mnist, mnist, cifar10, folder:DIR, parquet:DIR"):
+    with pytest.raises(ValueError, match=", ".join([*CATALOGUE, "folder:DIR", "parquet:DIR"])):
         data.load(name)
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
-from torchvision.datasets import cifar, mnist
+from torchvision.datasets import cifar, mnist, stl10, utils
 
 from localprop import data
 from localprop.data import DataError
@@ -49,6 +49,7 @@ def write_parquet(
     labels: Sequence[int | None],
     names: Sequence[str] | None = None,
     as_struct: bool = True,
+    coarse: Sequence[int] | None = None,
 ) -> None:
     if as_struct:
         column = pa.array(
@@ -58,6 +59,8 @@ def write_parquet(
     else:
         column = pa.array(images, pa.binary())
     table = pa.table({"image": column, "label": pa.array(labels, pa.int64())})
+    if coarse is not None:
+        table = table.append_column("coarse_label", pa.array(coarse, pa.int64()))
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -89,6 +92,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(mnist, "download_and_extract_archive", refuse)
     monkeypatch.setattr(cifar, "download_and_extract_archive", refuse)
+    monkeypatch.setattr(stl10, "download_and_extract_archive", refuse)
+    monkeypatch.setattr(
+        utils, "_get_redirect_url", refuse
+    )  # behind download_url, which passes over a file that is there
 
 
 def one_line(call: Callable[[], object]) -> str:
@@ -188,7 +195,95 @@ def test_torchvision_layout_of_cifar10(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_torchvision_layout_of_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = np.stack(colour_images(4)), [0, 1, 2, 99]
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    content = pickle.dumps({"data": images.transpose(0, 3, 1, 2).reshape(4, -1), "fine_labels": labels})
+    meta = pickle.dumps({"fine_label_names": list(data.CATALOGUE["cifar100"].class_names)})
+    (folder / "data").write_bytes(content)
+    (folder / "meta").write_bytes(meta)
+    listed = [["data", hashlib.md5(content).hexdigest()]]
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", listed)
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", listed)
+    known = {"filename": "meta", "key": "fine_label_names", "md5": hashlib.md5(meta).hexdigest()}
+    monkeypatch.setattr(datasets.CIFAR100, "meta", known)
+    fine, coarse = (data.load(name, root=str(tmp_path)) for name in ("cifar100", "cifar100-super"))
+    assert torch.equal(fine.train.images, coarse.train.images)
+    assert (fine.train.labels.tolist(), coarse.train.labels.tolist()) == (labels, [4, 1, 14, 13])
+    assert (fine.num_classes, coarse.num_classes) == (100, 20)
+    assert fine.super_names == coarse.class_names
+    assert coarse.super_of == ()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_torchvision_layout_of_svhn_with_and_without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    listed = {}
+    for number, part in enumerate(("train", "extra", "test")):
+        file = tmp_path / f"{part}_32x32.mat"
+        pixels = np.stack(colour_images(3, seed=number)).transpose(1, 2, 3, 0)
+        savemat(file, {"X": pixels, "y": np.array([[1], [10], [number + 2]], np.uint8)})  # 10 is the digit 0
+        listed[part] = ["nowhere", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", listed)
+    plain, extra = (data.load(name, root=str(tmp_path)) for name in ("svhn", "svhn-extra"))
+    assert plain.train.labels.tolist() == [1, 0, 2]
+    assert extra.train.labels.tolist() == [1, 0, 2, 1, 0, 3]
+    assert plain.test.labels.tolist() == extra.test.labels.tolist() == [1, 0, 4]
+    expected = np.stack([*colour_images(3), *colour_images(3, seed=1)])
+    assert torch.equal(extra.train.images.permute(0, 2, 3, 1), torch.from_numpy(expected))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_package_that_torchvision_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needy(*args: object, **kwargs: object) -> None:
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    monkeypatch.setattr(datasets, "SVHN", needy)
+    message = one_line(lambda: data.load("svhn", root=str(tmp_path)))
+    assert "pip install scipy" in message
+    assert "svhn-train.parquet and svhn-test.parquet" in message
+
+
+@pytest.mark.usefixtures("no_network")
+def test_torchvision_layout_of_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.stack(colour_images(3, size=96))
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    contents = {"y.bin": bytes([1, 10, 2]), "X.bin": images.transpose(0, 3, 2, 1).tobytes(), "names": b"a\nb\n"}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    listed = [[name, hashlib.md5(contents[name]).hexdigest()] for name in ("X.bin", "y.bin")]
+    monkeypatch.setattr(datasets.STL10, "train_list", listed)
+    monkeypatch.setattr(datasets.STL10, "test_list", listed)
+    monkeypatch.setattr(datasets.STL10, "class_names_file", "names")
+    loaded = data.load("stl10", root=str(tmp_path))
+    assert torch.equal(loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(images))
+    assert loaded.test.labels.tolist() == [0, 9, 1]
+    pixels = images / 255
+    np.testing.assert_allclose(loaded.mean, pixels.mean((0, 1, 2)))
+
+
+def test_parquet_files_of_the_parts_of_svhn(tmp_path: Path) -> None:
+    write_pair(tmp_path, "svhn", colour_images(10), range(10))
+    assert len(data.load("svhn", root=str(tmp_path)).train) == 10
+    message = one_line(lambda: data.load("svhn-extra", root=str(tmp_path)))
+    assert "holds svhn-train.parquet and svhn-test.parquet but not svhn-extra.parquet" in message
+    write_parquet(tmp_path / "svhn-extra.parquet", [encoded(image) for image in colour_images(2, seed=1)], [3, 4])
+    assert data.load("svhn-extra", root=str(tmp_path)).train.labels.tolist() == [*range(10), 3, 4]
+
+
+def test_coarse_labels_of_a_parquet_pair(tmp_path: Path) -> None:
+    write_pair(tmp_path, "set", gray_images(4, size=5), [0, 1, 2, 0], coarse=[1, 0, 1, 1])
+    loaded = data.load(f"parquet:{tmp_path}")
+    assert (loaded.super_names, loaded.super_of) == (("0", "1"), (1, 0, 1))
+    assert loaded.resized(3).super_of == (1, 0, 1)
+    write_pair(tmp_path, "set", gray_images(4, size=5), [0, 1, 2, 0], coarse=[1, 0, 1, 0])
+    assert "every class into one group" in one_line(lambda: data.load(f"parquet:{tmp_path}"))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "stl10"])
 def test_without_files_and_network_one_line_lists_the_ways_out(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,7 +313,7 @@ def test_half_a_pair_is_told(tmp_path: Path) -> None:
     write_pair(tmp_path, "mnist", gray_images(10), range(10))
     (tmp_path / "mnist-test.parquet").unlink()
     message = one_line(lambda: data.load("mnist", root=str(tmp_path)))
-    assert "only one of mnist-train.parquet and mnist-test.parquet" in message
+    assert "holds mnist-train.parquet but not mnist-test.parquet" in message
 
 
 def test_a_truncated_or_foreign_parquet_file_is_told(tmp_path: Path) -> None:

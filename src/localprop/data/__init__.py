@@ -1,7 +1,8 @@
 """Image data sets in memory: by name, from class folders, or from Parquet files."""
 
 from localprop.data.augment import Augmentation, augment
-from localprop.data.catalogue import CATALOGUE, DataEntry, load
+from localprop.data.catalogue import load
+from localprop.data.entries import CATALOGUE, DataEntry
 from localprop.data.images import read_image
 from localprop.data.loader import BatchLoader, evaluation_batches, normalise
 from localprop.data.store import DataError, ImageData, ImageSet

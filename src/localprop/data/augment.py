@@ -16,21 +16,27 @@ class Augmentation:
     Attributes:
         crop_padding: Zero pixels added on every side before a random crop of the original size, 0 or more.
         flip: Mirror every other image left to right, at random.
+        cutout: Pixels a side of a square hole at a random place, 0 for none; it may reach over the border.
 
     Raises:
-        ValueError: `crop_padding` is negative.
+        ValueError: `crop_padding` or `cutout` is negative.
     """
 
     crop_padding: int = 0
     flip: bool = False
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding must be 0 or more pixels, got {self.crop_padding}; 0 crops nothing")
+        if self.cutout < 0:
+            raise ValueError(f"cutout must be 0 or more pixels a side, got {self.cutout}; 0 cuts nothing out")
 
 
 def augment(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
     """Crop and flip every image of a batch at random; the same seed gives the same result on any device.
+
+    The hole of `cutout` is not made here but by `cut_out`, after normalisation, where 0 is the mean.
 
     Args:
         images: Pixels, uint8 or floating point.
@@ -40,7 +46,7 @@ def augment(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
     Shape:
         (N, C, H, W) to (N, C, H, W).
     """
-    if augmentation == Augmentation():
+    if not augmentation.crop_padding and not augmentation.flip:
         return images
     # Drawn on the CPU, whose generator gives the same numbers whatever the device of the batch.
     generator = torch.Generator().manual_seed(seed)
@@ -71,3 +77,29 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, *,
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     pixels = pixels.view(count, 1, height * width).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, pixels).view(count, channels, height, width)
+
+
+def cut_out(images: Tensor, size: int, seed: int) -> Tensor:
+    """Set a square of every image to zero; its centre is any pixel, so it may reach over the border.
+
+    Args:
+        images: Normalised images, so that zero is the mean; changed in place.
+        size: Pixels a side; 0 changes nothing.
+        seed: Seeds this batch alone, as for `augment`.
+
+    Shape:
+        (N, C, H, W) to (N, C, H, W).
+
+    References: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
+        arXiv:1708.04552.
+    """
+    if size == 0:
+        return images
+    generator = torch.Generator().manual_seed(seed)
+    inside = []
+    for length in images.shape[2:]:
+        start = torch.randint(length, (len(images), 1), generator=generator) - size // 2
+        place = torch.arange(length)
+        inside.append(((place >= start) & (place < start + size)).to(images.device))
+    rows, columns = inside
+    return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

@@ -1,128 +1,18 @@
-"""The named data sets: one table, and `load`."""
+"""Loading a data set by its name."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from localprop.data import sources
 from localprop.data.augment import Augmentation
-from localprop.data.store import DataError, ImageData, channel_statistics, check_statistics
-
-
-@dataclass(frozen=True)
-class DataEntry:
-    """Describes a named data set.
-
-    Attributes:
-        title: Its full name.
-        terms: Licence, or the terms of use where there is none.
-        image_shape: Shape (C, H, W) of one image.
-        num_train: Number of training images.
-        num_test: Number of test images.
-        class_names: Names of the classes, in the order of the labels.
-        mean: Mean of every channel of the training images, pixels scaled to 0..1.
-        std: Standard deviation, same scale.
-        augmentation: What training images are varied by unless the user says otherwise.
-        source: Who made it: authors, title, year.
-        torchvision_name: Its class in `torchvision.datasets`; None where it ships inside the package.
-    """
-
-    title: str
-    terms: str
-    image_shape: tuple[int, int, int]
-    num_train: int
-    num_test: int
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: Augmentation
-    source: str
-    torchvision_name: str | None
-
-
-_FASHION = DataEntry(
-    title="Fashion-MNIST",
-    terms="MIT, Zalando SE",
-    image_shape=(1, 28, 28),
-    num_train=60_000,
-    num_test=10_000,
-    class_names=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-    mean=(0.2860,),
-    std=(0.3530,),
-    augmentation=Augmentation(flip=True),
-    source=(
-        "H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
-        "Learning Algorithms, 2017. arXiv:1708.07747"
-    ),
-    torchvision_name="FashionMNIST",
-)
-
-CATALOGUE: dict[str, DataEntry] = {
-    "fashion-mini": replace(
-        _FASHION,
-        title="Fashion-MNIST, the first 1,000 training and 200 test images of each class",
-        num_train=10_000,
-        num_test=2_000,
-        mean=(0.2867,),
-        std=(0.3540,),
-        torchvision_name=None,
-    ),
-    "fashion-mnist": _FASHION,
-    "mnist": DataEntry(
-        title="MNIST handwritten digits",
-        terms="CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges",
-        image_shape=(1, 28, 28),
-        num_train=60_000,
-        num_test=10_000,
-        class_names=tuple("0123456789"),
-        mean=(0.1307,),
-        std=(0.3081,),
-        augmentation=Augmentation(),
-        source=(
-            "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner. Gradient-Based Learning Applied to Document Recognition, 1998"
-        ),
-        torchvision_name="MNIST",
-    ),
-    "cifar10": DataEntry(
-        title="CIFAR-10",
-        terms="no formal licence; free for research, cite the source",
-        image_shape=(3, 32, 32),
-        num_train=50_000,
-        num_test=10_000,
-        class_names=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        augmentation=Augmentation(crop_padding=4, flip=True),
-        source="A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images, 2009",
-        torchvision_name="CIFAR10",
-    ),
-}
+from localprop.data.entries import CATALOGUE, DataEntry
+from localprop.data.store import DataError, ImageData, ImageSet, channel_statistics, check_statistics
 
 _DIRECTORIES: dict[str, Callable[[Path, int | None], sources.Splits]] = {
     "folder": sources.read_folder,
@@ -139,6 +29,7 @@ def load(
     std: Sequence[float] | None = None,
     crop_padding: int | None = None,
     flip: bool | None = None,
+    cutout: int | None = None,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -149,8 +40,10 @@ def load(
         image_size: Pixels a side to resize all images to; None keeps their size.
         mean: Mean of every channel, pixels scaled to 0..1; None takes the training images'.
         std: Standard deviation of every channel, same scale, above 0; None takes the training images'.
-        crop_padding: Padding of the random crop in pixels, 0 for no crop; None takes the set's default.
+        crop_padding: Padding of the random crop in pixels, 0 for no crop; 2 is the jitter usual for MNIST. None takes
+            the set's default.
         flip: Whether to mirror training images at random; None takes the set's default.
+        cutout: Pixels a side of a square hole in every training image, 0 for none; None takes the set's default.
 
     Raises:
         ValueError: The name is unknown, or a setting does not fit.
@@ -163,11 +56,14 @@ def load(
     augmentation = Augmentation(
         crop_padding=default.crop_padding if crop_padding is None else crop_padding,
         flip=default.flip if flip is None else flip,
+        cutout=default.cutout if cutout is None else cutout,
     )
     if entry:
         mean = entry.mean if mean is None else mean
         std = entry.std if std is None else std
-        check_statistics(mean, std, entry.image_shape[0])  # before the time that reading takes
+        for values in (mean, std):
+            if values is not None:  # before the time that reading takes
+                check_statistics(mean or values, std or [1.0] * len(values), entry.image_shape[0])
         splits = _read_named(name, entry, root)
     else:
         splits = _read_directory(name, image_size)
@@ -187,6 +83,8 @@ def load(
         mean=tuple(mean),
         std=tuple(std),
         augmentation=augmentation,
+        super_names=splits.super_names,
+        super_of=splits.super_of,
     )
     return data if image_size is None else data.resized(image_size)
 
@@ -194,8 +92,10 @@ def load(
 def _read_named(name: str, entry: DataEntry, root: str | None) -> sources.Splits:
     if entry.torchvision_name is None:
         return sources.read_embedded(entry.class_names)
+    if entry.groups_of is not None:
+        return _grouped(_read_named(entry.groups_of, CATALOGUE[entry.groups_of], root))
     directory = sources.data_root(root)
-    splits = sources.find(name, entry.torchvision_name, directory, entry.class_names, entry.image_shape[0])
+    splits = sources.find(name, entry, directory)
     shape = tuple(splits.train.images.shape[1:])
     if shape != entry.image_shape:
         raise DataError(
@@ -203,6 +103,13 @@ def _read_named(name: str, entry: DataEntry, root: str | None) -> sources.Splits
             "is another data set, move it elsewhere and name it parquet:DIR"
         )
     return splits
+
+
+def _grouped(splits: sources.Splits) -> sources.Splits:
+    """Make the groups of classes the classes."""
+    group = torch.tensor(splits.super_of)
+    train, test = (ImageSet(part.images, group[part.labels]) for part in (splits.train, splits.test))
+    return sources.Splits(train, test, splits.super_names)
 
 
 def _read_directory(name: str, image_size: int | None) -> sources.Splits:

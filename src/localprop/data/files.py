@@ -29,6 +29,8 @@ class EncodedSet:
         sources: Every image: its bytes, or its own file.
         labels: Class indices, int64.
         class_names: Names of the classes where the origin gives them.
+        super_labels: The group of classes that each image belongs to, int64, where the origin gives it.
+        super_names: Names of the groups where the origin gives them.
 
     Raises:
         DataError: There are no images.
@@ -38,6 +40,8 @@ class EncodedSet:
     sources: Sequence[bytes | Path]
     labels: Tensor
     class_names: tuple[str, ...] | None
+    super_labels: Tensor | None = None
+    super_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.sources) == 0:
@@ -51,6 +55,26 @@ class EncodedSet:
     def is_gray(self) -> bool:
         """Tell whether every image is stored without colour."""
         return all(is_gray(source, self.place(index)) for index, source in enumerate(self.sources))
+
+    def groups(self, num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the names of the groups of classes, and the group of each class; nothing where there are none.
+
+        Raises:
+            DataError: A class has images in two groups, or no image.
+        """
+        if self.super_labels is None:
+            return (), ()
+        pairs = torch.unique(torch.stack([self.labels, self.super_labels], 1), dim=0).tolist()
+        if [label for label, _ in pairs] != list(range(num_classes)) or min(group for _, group in pairs) < 0:
+            raise DataError(
+                f"{self.origin} must put every class into one group by its column 'coarse_label'; correct it, or leave "
+                "the column out"
+            )
+        count = max(group for _, group in pairs) + 1
+        names = self.super_names or tuple(str(index) for index in range(count))
+        if len(names) < count:
+            raise DataError(f"{self.origin} names {len(names)} groups of classes, but has {count}; name them all")
+        return names, tuple(group for _, group in pairs)
 
     def decode(self, *, channels: int, size: int | None) -> ImageSet:
         """Decode every image.
@@ -76,7 +100,7 @@ class EncodedSet:
 
 
 def read_parquet(path: Path) -> EncodedSet:
-    """Read a Hub-style Parquet file: columns image ({bytes, path} or bytes) and label.
+    """Read a Hub-style Parquet file: columns image ({bytes, path} or bytes), label, and coarse_label if it is there.
 
     Raises:
         DataError: The file is damaged, or a column is missing, of another type, or has gaps.
@@ -96,18 +120,24 @@ def read_parquet(path: Path) -> EncodedSet:
         raise DataError(
             f"{path} holds {images.type} in column 'image'; it must be encoded images, as bytes or {{bytes, path}}"
         )
-    labels = table.column("label").combine_chunks()
-    if not pa.types.is_integer(labels.type):
-        raise DataError(f"{path} holds {labels.type} in column 'label'; it must be class indices, int64")
-    for column, values in (("image", images), ("label", labels)):
+    integers = {
+        name: table.column(name).combine_chunks() for name in ("label", "coarse_label") if name in table.column_names
+    }
+    for column, values in integers.items():
+        if not pa.types.is_integer(values.type):
+            raise DataError(f"{path} holds {values.type} in column {column!r}; it must be class indices, int64")
+    for column, values in {"image": images, **integers}.items():
         if values.null_count:
             row = values.is_null().to_pylist().index(True)
             raise DataError(f"{path}, row {row}, has no {column}; fill it in or leave the row out")
+    labels = {name: torch.from_numpy(v.to_numpy(zero_copy_only=False).astype(np.int64)) for name, v in integers.items()}
     return EncodedSet(
         path,
         images.to_pylist(),
-        torch.from_numpy(labels.to_numpy(zero_copy_only=False).astype(np.int64)),
-        _class_names(table.schema.metadata),
+        labels["label"],
+        _class_names(table.schema.metadata, "label"),
+        labels.get("coarse_label"),
+        _class_names(table.schema.metadata, "coarse_label"),
     )
 
 
@@ -145,9 +175,9 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{width}x{height}"
 
 
-def _class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...] | None:
+def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, ...] | None:
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
         return tuple(str(name) for name in names)
     except (KeyError, TypeError, ValueError):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from localprop.data.augment import Augmentation, augment
+from localprop.data.augment import Augmentation, augment, cut_out
 from localprop.data.store import ImageSet, check_statistics
 from localprop.seed import derive
 
@@ -80,7 +80,9 @@ class BatchLoader:
         start = position * self.batch_size
         chosen = self._order(epoch)[start : start + self.batch_size]
         pixels = augment(self._pixels.index_select(0, chosen), self._augmentation, derive(self._seed, "augment", step))
-        return normalise(pixels, self._mean, self._std), self._labels.index_select(0, chosen)
+        x = normalise(pixels, self._mean, self._std)
+        x = cut_out(x, self._augmentation.cutout, derive(self._seed, "cutout", step))
+        return x, self._labels.index_select(0, chosen)
 
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:

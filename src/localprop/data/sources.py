@@ -7,14 +7,15 @@ import lzma
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from localprop.data.entries import DataEntry
 from localprop.data.files import EncodedSet, read_class_folders, read_parquet
 from localprop.data.idx import read_idx
 from localprop.data.store import DataError, ImageSet, check_labels
@@ -25,11 +26,13 @@ _DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Holds what a source gives: two image sets and the names of their classes."""
+    """Holds what a source gives: two image sets, the names of their classes, and groups of classes if it has them."""
 
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
+    super_names: tuple[str, ...] = ()
+    super_of: tuple[int, ...] = ()
 
 
 def data_root(root: str | None) -> Path:
@@ -47,25 +50,27 @@ def data_root(root: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "localprop"
 
 
-def find(name: str, torchvision_name: str, root: Path, class_names: tuple[str, ...], channels: int) -> Splits:
-    """Read a named data set: its Parquet pair under `root`, else torchvision's layout or download there.
+def find(name: str, entry: DataEntry, root: Path) -> Splits:
+    """Read a named data set: its Parquet files under `root`, else torchvision's layout or download there.
 
     Args:
-        name: Start of the Parquet files' names.
-        torchvision_name: Class in `torchvision.datasets`.
+        name: What the user calls it.
+        entry: What is known of it; class names in a Parquet file go before its own.
         root: Where to look, and where torchvision downloads to.
-        class_names: Names of the classes; those in a Parquet file go before them.
-        channels: 1 for gray, 3 for RGB.
 
     Raises:
         DataError: The data are damaged, or not there and cannot be downloaded.
     """
-    train, test = root / f"{name}-train.parquet", root / f"{name}-test.parquet"
-    if train.is_file() and test.is_file():
-        return _decoded(read_parquet(train), read_parquet(test), class_names=class_names, channels=channels)
-    if train.is_file() or test.is_file():
-        raise DataError(f"{root} holds only one of {train.name} and {test.name}; put the other beside it")
-    return _from_torchvision(name, torchvision_name, root, class_names)
+    files = {part: root / f"{entry.stem}-{part}.parquet" for part in (*entry.train_parts, "test")}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if len(missing) == len(files):
+        return _from_torchvision(name, entry, root, _listed([file.name for file in files.values()]))
+    if missing:
+        present = [file.name for file in files.values() if file.is_file()]
+        raise DataError(f"{root} holds {_listed(present)} but not {_listed(missing)}; put it beside")
+    *train, test = (read_parquet(file) for file in files.values())
+    found = _decoded(train, test, class_names=entry.class_names, channels=entry.image_shape[0])
+    return found if found.super_of else replace(found, super_names=entry.super_names, super_of=entry.super_of)
 
 
 def read_folder(directory: Path, image_size: int | None) -> Splits:
@@ -79,7 +84,7 @@ def read_folder(directory: Path, image_size: int | None) -> Splits:
         DataError: See `read_class_folders` and `EncodedSet.decode`.
     """
     train = read_class_folders(directory / "train")
-    return _decoded(train, read_class_folders(directory / "test", train.class_names), size=image_size)
+    return _decoded([train], read_class_folders(directory / "test", train.class_names), size=image_size)
 
 
 def read_parquet_directory(directory: Path, image_size: int | None) -> Splits:
@@ -99,7 +104,7 @@ def read_parquet_directory(directory: Path, image_size: int | None) -> Splits:
             names = ", ".join(file.name for file in found) or "none"
             raise DataError(f"{directory} must hold exactly one *-{split}.parquet, got {names}; move the others out")
         pair.append(read_parquet(found[0]))
-    return _decoded(*pair, size=image_size)
+    return _decoded(pair[:1], pair[1], size=image_size)
 
 
 def read_embedded(class_names: tuple[str, ...]) -> Splits:
@@ -114,52 +119,79 @@ def read_embedded(class_names: tuple[str, ...]) -> Splits:
 
 
 def _decoded(
-    train: EncodedSet,
+    train: Sequence[EncodedSet],
     test: EncodedSet,
     *,
     class_names: tuple[str, ...] | None = None,
     channels: int | None = None,
     size: int | None = None,
 ) -> Splits:
-    names = train.class_names or test.class_names or class_names
-    if test.class_names not in (None, names):
-        raise DataError(f"{train.origin} and {test.origin} name different classes; make them the same")
+    first = train[0]
+    names = first.class_names or test.class_names or class_names
+    for other in (*train[1:], test):
+        if other.class_names not in (None, names):
+            raise DataError(f"{first.origin} and {other.origin} name different classes; make them the same")
     if names and class_names and len(names) != len(class_names):
         raise DataError(
-            f"{train.origin} names {len(names)} classes instead of {len(class_names)}; if it is another data "
+            f"{first.origin} names {len(names)} classes instead of {len(class_names)}; if it is another data "
             "set, move it elsewhere and name it parquet:DIR"
         )
     if names is None:
-        names = tuple(str(index) for index in range(max(1, int(train.labels.max()) + 1)))
-    for encoded in (train, test):
+        names = tuple(str(index) for index in range(max(1, int(first.labels.max()) + 1)))
+    for encoded in (*train, test):
         check_labels(encoded.labels, len(names), str(encoded.origin))
     if channels is None:
-        channels = 1 if train.is_gray() and test.is_gray() else 3
-    return Splits(train.decode(channels=channels, size=size), test.decode(channels=channels, size=size), names)
+        channels = 1 if all(encoded.is_gray() for encoded in (*train, test)) else 3
+    images = _joined([encoded.decode(channels=channels, size=size) for encoded in train])
+    super_names, super_of = first.groups(len(names))
+    return Splits(images, test.decode(channels=channels, size=size), names, super_names, super_of)
 
 
-def _from_torchvision(name: str, torchvision_name: str, root: Path, class_names: tuple[str, ...]) -> Splits:
+def _from_torchvision(name: str, entry: DataEntry, root: Path, files: str) -> Splits:
     from torchvision import datasets  # a second of start-up that only this source costs
 
-    dataset = getattr(datasets, torchvision_name)
+    assert entry.torchvision_name is not None
+    dataset = getattr(datasets, entry.torchvision_name)
+    ways_out = f"set --data.root or LOCALPROP_DATA to a directory with {files}"
     try:
         with _download_settings():
-            train, test = (_image_set(dataset(root, train=split, download=True)) for split in (True, False))
+            parts = {
+                part: _image_set(dataset(root, download=True, **entry.torchvision_splits[part]))
+                for part in (*entry.train_parts, "test")
+            }
+    except ImportError as error:
+        raise DataError(
+            f"{name}: torchvision needs {error.name} to read it; pip install {error.name}, or {ways_out}"
+        ) from error
     except Exception as error:  # torchvision raises nearly any type, on a lost network as on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{name} is not under {root}, and torchvision could neither read its own layout there nor "
-            f"download it ({reason}); ways out: set --data.root or LOCALPROP_DATA to a directory with "
-            f"{name}-train.parquet and {name}-test.parquet, or with torchvision's {torchvision_name} files; "
+            f"download it ({reason}); ways out: {ways_out}, or with torchvision's {entry.torchvision_name} files; "
             "repair the network; or take fashion-mini, which needs no files"
         ) from error
-    return Splits(train, test, class_names)
+    train = _joined([parts[part] for part in entry.train_parts])
+    return Splits(train, parts["test"], entry.class_names, entry.super_names, entry.super_of)
+
+
+def _joined(parts: Sequence[ImageSet]) -> ImageSet:
+    if len(parts) == 1:
+        return parts[0]
+    return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def _image_set(dataset: Any) -> ImageSet:
     images = torch.as_tensor(dataset.data)
-    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.as_tensor(dataset.targets))
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[1] != 3:  # (N, H, W, C)
+        images = images.permute(0, 3, 1, 2).contiguous()
+    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    return ImageSet(images, torch.as_tensor(labels).long())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 @contextlib.contextmanager

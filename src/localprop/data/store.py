@@ -86,6 +86,8 @@ class ImageData:
         mean: Mean of every channel, pixels scaled to 0..1.
         std: Standard deviation of every channel, same scale, above 0.
         augmentation: Random changes of the training images.
+        super_names: Names of groups of classes; none for most sets.
+        super_of: The group of each class.
 
     Raises:
         ValueError: The splits differ in shape, a label has no class, or mean and std do not fit the channels.
@@ -98,6 +100,8 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    super_names: tuple[str, ...] = ()
+    super_of: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
