@@ -1,4 +1,4 @@
-"""Feedback alignment, direct feedback, direct targets, sign-symmetric feedback and PEPITA, with gradients by hand.
+"""Feedback alignment, direct feedback, direct targets and sign-symmetric feedback, with gradients by hand.
 
 A network is a list of layers: a linear map or a convolution, an activation given with its derivative, and max pooling
 before the next layer. The loss is cross-entropy averaged over the batch, so that the error at the logits is
@@ -120,7 +120,8 @@ def conv1d_backward(x: Tensor, delta: Tensor, feedback: Tensor, stride: int = 1,
     return Backward(x_gradient, w_gradient, b_gradient)
 
 
-def _backward(layer: Layer, trace: Trace, delta: Tensor, feedback: Tensor) -> Backward:
+def layer_backward(layer: Layer, trace: Trace, delta: Tensor, feedback: Tensor) -> Backward:
+    """Go back through the linear map or the convolution of a layer, with `feedback` in the place of its weight."""
     if layer.weight.dim() == 2:
         return linear_backward(trace.input, delta, feedback)
     return conv2d_backward(trace.input, delta, feedback, layer.stride, layer.padding)
@@ -197,7 +198,7 @@ def fa_gradients(
         if layers[i].pool > 1:
             error = max_pool_backward(traces[i].activation, error, layers[i].pool)
         delta = error * layers[i].activation.slope(traces[i].before)
-        step = _backward(layers[i], traces[i], delta, feedback[i])
+        step = layer_backward(layers[i], traces[i], delta, feedback[i])
         gradients.insert(0, (step.weight, step.bias))
         error = step.input
     return cross_entropy(logits, y), gradients
@@ -240,7 +241,7 @@ def direct_gradients(
     for i in range(len(layers)):
         error = cross_entropy_gradient(logits, y) if i == len(layers) - 1 else direct_error(sent, matrices[i])
         delta = error * layers[i].activation.slope(traces[i].before)
-        step = _backward(layers[i], traces[i], delta, layers[i].weight)
+        step = layer_backward(layers[i], traces[i], delta, layers[i].weight)
         gradients.append((step.weight, step.bias))
     return cross_entropy(logits, y), gradients
 
@@ -301,33 +302,3 @@ def alignment_angle(weight: Tensor, feedback: Tensor) -> float:
     product = sum(w[i] * b[i] for i in range(len(w)))
     norms = math.sqrt(sum(value**2 for value in w)) * math.sqrt(sum(value**2 for value in b))
     return math.acos(max(-1.0, min(1.0, product / norms)))
-
-
-# PEPITA
-
-
-def pepita_gradients(
-    layers: Sequence[Layer], projection: Tensor, x: Tensor, y: Tensor
-) -> tuple[Tensor, LayerGradients]:
-    """(loss of the first pass, gradients) from a second pass on x + F e, with F (entries of x, Z).
-
-    e_n = softmax_n - onehot_n, not divided by N. Averaged over the batch: dW_l = (h_l - h_l^err) (h_{l-1}^err)^T and,
-    at the last layer, dW_L = e (h_{L-1}^err)^T; h_l is the activation. A bias gets the average of the left factor. A
-    convolution sums the product over its positions.
-    """
-    first = forward(layers, x)
-    logits = first[-1].output
-    samples, classes = logits.shape
-    error = cross_entropy_gradient(logits, y) * samples
-    modulation = torch.zeros(samples, projection.shape[0], dtype=torch.float64)
-    for n in range(samples):
-        for d in range(projection.shape[0]):
-            for z in range(classes):
-                modulation[n, d] += projection[d, z] * error[n, z]
-    second = forward(layers, x + modulation.reshape(x.shape))
-    gradients: LayerGradients = []
-    for i in range(len(layers)):
-        difference = error if i == len(layers) - 1 else first[i].activation - second[i].activation
-        step = _backward(layers[i], second[i], difference / samples, layers[i].weight)
-        gradients.append((step.weight, step.bias))
-    return cross_entropy(logits, y), gradients
