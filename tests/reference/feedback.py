@@ -64,9 +64,6 @@ class Backward(NamedTuple):
     bias: Tensor
 
 
-# One layer
-
-
 def linear_backward(x: Tensor, delta: Tensor, feedback: Tensor) -> Backward:
     """x (..., D), delta (..., D') at the output, feedback (D', D) in the place of the weight."""
     outputs, inputs = feedback.shape
@@ -161,9 +158,6 @@ def max_pool_backward(h: Tensor, delta: Tensor, side: int) -> Tensor:
     for place, window in _windows(h.shape, side):
         gradient[_winner(h, window)] += delta[place]
     return gradient
-
-
-# The network
 
 
 def forward(layers: Sequence[Layer], x: Tensor) -> list[Trace]:
