@@ -18,6 +18,7 @@ from .scalars import dot, logsumexp, mean, total
 from .training import Block, Groups, _gradients, _leaves
 
 Loss = Literal["mse", "ce", "sparsemax"]
+Normalise = Literal["softmax", "sparsemax", "none"]
 
 
 class CascadedStep(NamedTuple):
@@ -119,9 +120,8 @@ def predictor_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 def output_error(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """By hand, the gradient of the batch-mean loss in the logits: (prediction - onehot) / N."""
-    probabilities = (
-        logits.detach() if loss == "mse" else predictions(logits, "sparsemax" if loss != "ce" else "softmax")
-    )
+    kinds: dict[Loss, Normalise] = {"mse": "none", "ce": "softmax", "sparsemax": "sparsemax"}
+    probabilities = predictions(logits, kinds[loss])
     return (probabilities - one_hot(y, logits.shape[1])) / logits.shape[0]
 
 
@@ -162,7 +162,7 @@ def closed_form(features: Tensor, y: Tensor, classes: int, ridge: float = 0.0) -
 # ---------------------------------------------------------------- prediction
 
 
-def predictions(logits: Tensor, normalise: Literal["softmax", "sparsemax", "none"]) -> Tensor:
+def predictions(logits: Tensor, normalise: Normalise) -> Tensor:
     rows = []
     for n in range(logits.shape[0]):
         z = logits[n].detach()
@@ -176,9 +176,7 @@ def predictions(logits: Tensor, normalise: Literal["softmax", "sparsemax", "none
     return torch.stack(rows)
 
 
-def cascade_prediction(
-    logits: Sequence[Tensor], normalise: Literal["softmax", "sparsemax", "none"] = "softmax"
-) -> Tensor:
+def cascade_prediction(logits: Sequence[Tensor], normalise: Normalise = "softmax") -> Tensor:
     """(N, Z): the blocks' softmax (or sparsemax) outputs added up, to be read by argmax."""
     result = torch.zeros_like(logits[0])
     for block_logits in logits:
