@@ -22,18 +22,24 @@ class Traits:
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
+        trains_network: All parameters of the network are trained; else some are frozen by the method.
+        own_network: The rule's network is one of the method's own, with other blocks and without dropout.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
     block_by_block: bool = True
     network_answers: bool = True
+    trains_network: bool = True
+    own_network: bool = False
     refused: frozenset[str] = frozenset()
 
 
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
+    "frozen": Traits(trains_network=False),
+    "last-block": Traits(block_by_block=False, own_network=True),
 }
 
 

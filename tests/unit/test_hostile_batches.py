@@ -15,6 +15,7 @@ import localprop
 from localprop.train import checkpoint
 from localprop.train.config import config_from
 from localprop.train.fit import TrainingError, fit
+from tests.traits import traits
 
 METHODS = list(localprop.methods.CATALOGUE)
 SHAPE = (1, 12, 12)
@@ -54,6 +55,8 @@ HOSTILE = {
 @pytest.mark.parametrize(("x", "y", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_a_batch_that_does_not_fit_is_refused_before_anything_changes(method: str, x: Tensor, y: Tensor, message: str):
     rule = build(method)
+    if traits(method).own_network and "batch normalisation" in message:
+        pytest.skip("its network has no batch normalisation")
     before = {name: value.clone() for name, value in rule.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         next(iter(rule.steps(x, y)))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from localprop.errors import nearest
-from localprop.methods import backprop, contrastive, dictionary, local_error
+from localprop.methods import backprop, bounds, contrastive, dictionary, local_error
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.recipes import recipe_for as network_recipe
@@ -23,6 +23,7 @@ ENTRY_POINTS = "localprop.methods"
 
 _FAMILIES = (
     backprop,
+    bounds,
     dictionary,
     contrastive,
     local_error,
