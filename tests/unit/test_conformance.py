@@ -111,7 +111,7 @@ def test_conformance(method: str, name: str):
     grouped = [p for group in groups.values() for p in group]
     trained = {p for p in rule.parameters() if p.requires_grad}
     assert set(grouped) == trained
-    assert (trained == set(rule.parameters())) == traits(method).trains_network
+    assert (trained == set(rule.parameters())) == traits(method).all_trained
     assert all(len(group) == len(set(group)) > 0 for group in groups.values())
 
     dtypes = {name: (value.dtype, value.device) for name, value in rule.state_dict().items()}
@@ -132,8 +132,8 @@ def test_conformance(method: str, name: str):
     rule.eval()
     exits = rule.exits(x)
     predicts = [logits is not None for logits in exits]
-    hidden = traits(method).hidden_predictions
-    assert predicts == [hidden] * (len(rule.net) - 1) + [True]
+    hidden = [traits(method).hidden_predictions and i >= traits(method).silent_blocks for i in range(len(rule.net) - 1)]
+    assert predicts == [*hidden, True]
     assert all(logits.shape == (len(x), CLASSES) for logits in exits if logits is not None)
     assert not any(logits.requires_grad for logits in exits if logits is not None)
     assert torch.equal(rule.predict(x), exits[-1])

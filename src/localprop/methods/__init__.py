@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from localprop.errors import nearest
-from localprop.methods import backprop, bounds, contrastive, dictionary, local_error
+from localprop.methods import auxiliary, backprop, bounds, contrastive, dictionary, greedy, local_error, overlap
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.recipes import recipe_for as network_recipe
@@ -27,6 +27,9 @@ _FAMILIES = (
     dictionary,
     contrastive,
     local_error,
+    greedy,
+    overlap,
+    auxiliary,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
