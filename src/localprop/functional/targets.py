@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def spaced(index: int, count: int, first: int, last: int) -> int:
-    """Return entry `index` of `count` integers spaced evenly from `first` to `last`, each rounded.
+    """Return entry `index` of `count` numbers spaced evenly from `first` to `last`, each cut to an integer.
 
     Args:
         index: 0 .. count - 1.
@@ -16,7 +16,7 @@ def spaced(index: int, count: int, first: int, last: int) -> int:
         first: The first number.
         last: The last number.
     """
-    return round(first + (last - first) * index / max(count - 1, 1))
+    return first + (last - first) * index // max(count - 1, 1)
 
 
 def shifted_image(image: Tensor, shift: int) -> Tensor:

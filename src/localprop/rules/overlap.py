@@ -37,8 +37,9 @@ class Overlap(Rule):
     w grad L(f_j(.. f_i(sg[h_{i-1}]))). Only one window's graph is alive at a time.
 
     What two windows share is run in both, by the same weights and with the same dropout masks, hence to the same bits;
-    running statistics move in its first run alone. A group is yielded when the last window with its block is done. Its
-    loss is that of the first window with its block, its logits those made at the block's own output.
+    running statistics move in its first run alone. A group is yielded when the last window with its block is done, with
+    the loss and the logits of the last window that ends at its block; if there is none, with the loss of the first one
+    that holds it.
 
     Args:
         net: The network.
@@ -97,10 +98,12 @@ class Overlap(Rule):
                 if loss.requires_grad:  # not so if every block of the window is frozen
                     torch.autograd.backward(loss if factor == 1.0 else loss * factor)
                 loss = loss.detach()
+                prediction = None if logits is None else logits.detach()
                 for index in window.blocks:
-                    own = index == window.blocks[-1] and logits is not None
-                    prediction = logits.detach() if own and logits is not None else None
-                    answers.setdefault(index, BlockStep((index, "block"), loss, prediction, inputs[index + 1], logs))
+                    if index == window.blocks[-1]:
+                        answers[index] = BlockStep((index, "block"), loss, prediction, inputs[index + 1], logs)
+                    elif index not in answers:
+                        answers[index] = BlockStep((index, "block"), loss, None, inputs[index + 1])
                 del logits
                 final = min((later.blocks.start for later in self.windows[number + 1 :]), default=len(self.net))
                 for index in range(done, final):
