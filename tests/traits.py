@@ -19,21 +19,38 @@ class Traits:
 
     Attributes:
         hidden_predictions: Hidden blocks make predictions.
+        silent_blocks: How many of the first blocks make none even then.
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
+        all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
+        needs_image: Every block is given the images, so that a stretch of blocks cannot begin behind them.
+        own_network: The rule's network is one of the method's own, with other blocks and without dropout.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
+    silent_blocks: int = 0
     block_by_block: bool = True
     network_answers: bool = True
+    all_trained: bool = True
+    needs_image: bool = False
+    own_network: bool = False
     refused: frozenset[str] = frozenset()
 
 
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
+    "frozen": Traits(all_trained=False),
+    "last-block": Traits(block_by_block=False, own_network=True),
+    "dgl-image": Traits(needs_image=True),
+    "dgl-shift": Traits(needs_image=True),
+    "dgl-rotation": Traits(block_by_block=False),
+    "dgl-mixed": Traits(block_by_block=False),
+    "overlap": Traits(silent_blocks=1, block_by_block=False),
+    "hpff": Traits(block_by_block=False),
+    "man": Traits(all_trained=False),
 }
 
 

@@ -119,6 +119,27 @@ class LocalNetwork(nn.Module):
             if boundary is not None:
                 h = boundary(h)
 
+    def run_window(
+        self,
+        x: Tensor,
+        blocks: range,
+        *,
+        context: Callable[[int], AbstractContextManager[None]] = _no_context,
+    ) -> list[Tensor]:
+        """Run a stretch of blocks on a detached input and return their outputs, all with one graph.
+
+        Args:
+            x: Input of the first of `blocks`.
+            blocks: Which blocks to run; gradients flow between them, and no further.
+            context: Entered around each block's forward pass.
+        """
+        h, outputs = x.detach(), []
+        for index in blocks:
+            with context(index):
+                h = self.blocks[index](h)
+            outputs.append(h)
+        return outputs
+
     def specs(self, example: Tensor, num_classes: int) -> tuple[BlockSpec, ...]:
         """Describe every block by running `example` through the network once, in evaluation mode, without a graph.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -111,3 +112,40 @@ def pool_to_budget(h: Tensor, budget: int) -> Tensor:
     elif h.dim() == 3 and h.shape[1] * h.shape[2] > budget:
         return average_positions(h, channel_axis=-1)
     return h.flatten(1).to(torch.promote_types(h.dtype, torch.float32))
+
+
+def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) that `as_map` gives a sample of a block's output.
+
+    Args:
+        shape: (C, H, W), (K, C) or (D,).
+    """
+    if len(shape) == 1:
+        return shape[0], 1, 1
+    if len(shape) == 2:
+        return shape[1], *_grid(shape[0])
+    return shape[0], math.prod(shape[1:-1]), shape[-1]
+
+
+def as_map(h: Tensor) -> Tensor:
+    """Lay a block's output out as maps, without losing what a convolution or a pooling needs.
+
+    K tokens lie on a square grid if K is a square; a class token before a square number of tokens is left out; other
+    tokens lie on a line. A flat output has one position.
+
+    Args:
+        h: Block output. Shape (N, C, H, W), (N, K, C) or (N, D).
+
+    Shape: (N, C, H, W).
+    """
+    if h.dim() == 2:
+        return h[:, :, None, None]
+    if h.dim() == 3:
+        height, width = _grid(h.shape[1])
+        return h[:, -height * width :].transpose(1, 2).reshape(len(h), h.shape[2], height, width)
+    return h.flatten(2, -2)
+
+
+def _grid(num_tokens: int) -> tuple[int, int]:
+    side = math.isqrt(num_tokens)
+    return (side, side) if side * side in (num_tokens, num_tokens - 1) and side > 1 else (num_tokens, 1)

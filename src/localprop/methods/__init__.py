@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from localprop.errors import nearest
-from localprop.methods import backprop, contrastive, dictionary, local_error
+from localprop.methods import auxiliary, backprop, bounds, contrastive, dictionary, greedy, local_error, overlap
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.recipes import recipe_for as network_recipe
@@ -23,9 +23,13 @@ ENTRY_POINTS = "localprop.methods"
 
 _FAMILIES = (
     backprop,
+    bounds,
     dictionary,
     contrastive,
     local_error,
+    greedy,
+    overlap,
+    auxiliary,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -4,5 +4,19 @@ from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
 from localprop.rules.greedy import Greedy
+from localprop.rules.mixed import GreedyMixed
+from localprop.rules.momentum import GreedyMomentum
+from localprop.rules.overlap import Overlap, Window
+from localprop.rules.rotated import GreedyRotated
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Rule"]
+__all__ = [
+    "Backprop",
+    "Greedy",
+    "GreedyAveraged",
+    "GreedyMixed",
+    "GreedyMomentum",
+    "GreedyRotated",
+    "Overlap",
+    "Rule",
+    "Window",
+]

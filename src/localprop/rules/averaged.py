@@ -27,6 +27,7 @@ class GreedyAveraged(Greedy):
 
     def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
         """Yield block after block, then (None, "shared"); see `Rule.steps`."""
+        blocks = self._start(x, y, blocks)
         trained = super().parameter_groups()
         groups = _with_shared_apart(trained)
         shared = groups.get(SHARED, [])

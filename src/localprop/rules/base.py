@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from localprop.network import LocalNetwork
 from localprop.seed import derive, seeded
@@ -60,7 +60,6 @@ class Rule(nn.Module, ABC):
         self.autocast_dtype: torch.dtype | None = None
         self._step = 0
         self._passes = 0
-        self._has_batch_norm = any(isinstance(module, _BatchNorm) for module in net.modules())
 
     @abstractmethod
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
@@ -142,7 +141,7 @@ class Rule(nn.Module, ABC):
             )
         if len(x) == 0:
             raise ValueError("x: the batch is empty")
-        if len(x) == 1 and self._has_batch_norm and self.training:
+        if len(x) == 1 and self.training and any(isinstance(module, _BatchNorm) for module in self.modules()):
             raise ValueError("x: batch normalisation cannot train on a batch of one sample; use at least two")
         num_classes = self.specs[0].num_classes
         # Reading labels that lie on an accelerator would wait for it; there the loss's own assertion speaks.
@@ -171,6 +170,20 @@ class Rule(nn.Module, ABC):
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+
+@contextlib.contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Run a module again without moving its running statistics: batch normalisation still uses those of the batch."""
+    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+    tracking = [norm for norm in norms if norm.training and norm.track_running_stats]
+    for part in tracking:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in tracking:
+            part.track_running_stats = True
 
 
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from localprop.network import BlockPass, LocalNetwork
 from localprop.objectives.base import Objective
 from localprop.rules.base import Rule, unique
-from localprop.types import BlockStep, Key, LocalBatch
+from localprop.types import BlockStep, Key, LocalBatch, LocalLoss
 
 
 class Greedy(Rule):
@@ -53,24 +53,40 @@ class Greedy(Rule):
             ValueError: The batch does not fit, or a shared parameter still holds an earlier block's gradient.
         """
         groups = self.parameter_groups()
+        blocks = self._start(x, y, blocks)
         yield from self._stream(x, y, blocks, scale, trained=groups, groups=groups)
+
+    def _start(self, x: Tensor, y: Tensor, blocks: range | None) -> range:
+        """Check the batch, count the pass, and return the blocks that it trains."""
+        blocks = range(len(self.net)) if blocks is None else blocks
+        self.check_batch(x, y, blocks)
+        self._passes += 1
+        return blocks
 
     def _stream(
         self,
         x: Tensor,
         y: Tensor,
-        blocks: range | None,
+        blocks: range,
         scale: float,
         *,
         trained: dict[Key, list[nn.Parameter]],
         groups: dict[Key, list[nn.Parameter]],
+        loss_of: Callable[[int, LocalLoss], Tensor] = lambda block, local: local.loss,
     ) -> Iterator[BlockStep]:
-        """Train the blocks that `trained` names, and yield those that have a group of their own in `groups`."""
-        blocks = range(len(self.net)) if blocks is None else blocks
-        self.check_batch(x, y, blocks)
+        """Train the blocks that `trained` names, and yield those that have a group of their own in `groups`.
+
+        Args:
+            x: Inputs of the first of `blocks`.
+            y: What the objectives get as target.
+            blocks: Which blocks to run.
+            scale: Factor of every gradient.
+            trained: Groups whose blocks are trained.
+            groups: Groups that are yielded.
+            loss_of: What a block minimises, from its index and its objective's answer.
+        """
         shared = shared_parameters(groups)
-        image = self.image(x) if self._needs_image and blocks.start == 0 else None
-        self._passes += 1
+        image = self.image(x.detach()) if self._needs_image and blocks.start == 0 else None
         try:
             for index, block_input, h, output in self._run(x, blocks):
                 if (index, "block") not in trained:
@@ -83,7 +99,7 @@ class Greedy(Rule):
                         )
                 with self.context(index, "objective"):
                     local = self._objective(index)(h, LocalBatch(y, block_input, image))
-                loss, logits, logs = local.loss, local.logits, local.logs
+                    loss, logits, logs = loss_of(index, local), local.logits, local.logs
                 del h, local  # the yield below must not keep the graph alive
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
                 if (index, "block") in groups:
