@@ -4,15 +4,23 @@ from localprop.objectives.base import Objective
 from localprop.objectives.cross_entropy import CrossEntropy
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast
+from localprop.objectives.label_code import CodePrediction, CodeSimilarity, LabelCode
 from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
+from localprop.objectives.similarity import SimilarityMatching
+from localprop.objectives.weighted import WeightedSum
 
 __all__ = [
+    "CodePrediction",
+    "CodeSimilarity",
     "CrossEntropy",
     "DictionaryContrast",
     "FeatureContrast",
+    "LabelCode",
     "LabelDictionary",
     "LinearPrediction",
     "Objective",
     "Probe",
+    "SimilarityMatching",
+    "WeightedSum",
 ]
