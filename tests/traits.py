@@ -22,18 +22,24 @@ class Traits:
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
+        needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
     block_by_block: bool = True
     network_answers: bool = True
+    needs_image: bool = False
     refused: frozenset[str] = frozenset()
 
 
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
+    "contrast": Traits(hidden_predictions=False),
+    "contrec": Traits(hidden_predictions=False, needs_image=True),
+    "infopro-softmax": Traits(needs_image=True),
+    "infopro-contrast": Traits(hidden_predictions=False, needs_image=True),
     "sim": Traits(hidden_predictions=False),
     "sim-bpf": Traits(hidden_predictions=False),
 }

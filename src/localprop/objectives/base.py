@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from localprop.functional.pooling import average_chunks, average_positions
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
-
 Scored = Literal["output", "activation"]
 
 

@@ -1,4 +1,4 @@
-"""Local errors that no trained head sends back: similarity with, and prediction of, fixed random codes of the labels."""
+"""Local errors that no trained head sends back: random codes of the labels, to be like and to be predicted."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Rule(nn.Module, ABC):
         self.autocast_dtype: torch.dtype | None = None
         self._step = 0
         self._passes = 0
-        self._has_batch_norm = any(isinstance(module, _BatchNorm) for module in net.modules())
+        self._has_batch_norm = has_batch_norm(net)
 
     @abstractmethod
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
@@ -176,3 +176,8 @@ class Rule(nn.Module, ABC):
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Return the trainable ones of `parameters`, in order, each once."""
     return list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Tell whether a module normalises over the batch, which takes two samples to train."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from localprop.network import BlockPass, LocalNetwork
 from localprop.objectives.base import Objective
-from localprop.rules.base import Rule, unique
+from localprop.rules.base import Rule, has_batch_norm, unique
 from localprop.types import BlockStep, Key, LocalBatch
 
 
@@ -36,7 +36,7 @@ class Greedy(Rule):
         super().__init__(net, [objective.spec for objective in objectives])
         self.objectives = nn.ModuleList(objectives)
         self._at_activation = {index for index, o in enumerate(objectives) if o.reads == "activation"}
-        self._needs_image = any(objective.needs_image for objective in objectives)
+        self._has_batch_norm |= has_batch_norm(self.objectives)
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return one group a block: its parameters and those that its objective trains."""
@@ -69,7 +69,7 @@ class Greedy(Rule):
         blocks = range(len(self.net)) if blocks is None else blocks
         self.check_batch(x, y, blocks)
         shared = shared_parameters(groups)
-        image = self.image(x) if self._needs_image and blocks.start == 0 else None
+        image = self._image(x, blocks)
         self._passes += 1
         try:
             for index, block_input, h, output in self._run(x, blocks):
@@ -103,6 +103,15 @@ class Greedy(Rule):
                 with self.context(index, "objective"):
                     logits.append(self._objective(index).logits(h))
             return logits
+
+    def _image(self, x: Tensor, blocks: range) -> Tensor | None:
+        needy = [index for index in blocks if self._objective(index).needs_image]
+        if needy and blocks.start:
+            raise ValueError(
+                f"blocks: the objective of block {needy[0]} needs the images, which the input of block {blocks.start} "
+                "is not; start at block 0"
+            )
+        return self.image(x.detach()) if needy else None
 
     def _run(self, x: Tensor, blocks: range) -> Iterator[BlockPass]:
         return self.net.iter_blocks(x, blocks=blocks, context=self.context, at_activation=self._at_activation)
