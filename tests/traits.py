@@ -24,8 +24,8 @@ class Traits:
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
         all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
-        needs_image: Every block is given the images, so that a stretch of blocks cannot begin behind them.
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
+        needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
@@ -34,8 +34,8 @@ class Traits:
     block_by_block: bool = True
     network_answers: bool = True
     all_trained: bool = True
-    needs_image: bool = False
     own_network: bool = False
+    needs_image: bool = False
     refused: frozenset[str] = frozenset()
 
 
@@ -51,6 +51,12 @@ _EXCEPTIONS: dict[str, Traits] = {
     "overlap": Traits(silent_blocks=1, block_by_block=False),
     "hpff": Traits(block_by_block=False),
     "man": Traits(all_trained=False),
+    "contrast": Traits(hidden_predictions=False),
+    "contrec": Traits(hidden_predictions=False, needs_image=True),
+    "infopro-softmax": Traits(needs_image=True),
+    "infopro-contrast": Traits(hidden_predictions=False, needs_image=True),
+    "sim": Traits(hidden_predictions=False),
+    "sim-bpf": Traits(hidden_predictions=False),
 }
 
 

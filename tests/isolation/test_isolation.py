@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import localprop
 from localprop.models.parts import FlatBlock
 from localprop.network import body_and_tail
-from localprop.types import LocalBatch
+from localprop.types import LocalBatch, Normalisation
 from tests.traits import block_by_block, traits
 
 LOCAL = block_by_block()
@@ -42,7 +42,9 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def build(method: str, dropout: float = 0.0) -> localprop.Rule:
     torch.manual_seed(0)
-    return localprop.methods.build(method, network(dropout), num_classes=CLASSES, example=batch()[0])
+    rule = localprop.methods.build(method, network(dropout), num_classes=CLASSES, example=batch()[0])
+    rule.normalisation = Normalisation((0.5,), (0.05,))
+    return rule
 
 
 def optimizers_of(rule: localprop.Rule, make: Callable[..., torch.optim.Optimizer] | None = None) -> dict:
@@ -147,8 +149,8 @@ def test_one_blocks_graph_is_alive_at_a_time(method: str):
         alone = SavedBytes()
         with alone.hooks():
             block, objective = rule.net.blocks[index], rule.objectives[index]
-            scored = body_and_tail(block)[0] if objective.reads == "activation" else block
-            objective(scored(x), LocalBatch(batch()[1], x, batch()[0])).loss.backward()
+            body = body_and_tail(block)[0] if objective.reads == "activation" else block
+            objective(body(x), LocalBatch(batch()[1], x, rule.image(batch()[0]))).loss.backward()
         own.append(alone.peak)
         del h
     rule.clear_gradients()
@@ -241,6 +243,18 @@ def test_a_stretch_of_blocks_does_what_the_whole_pass_does(method: str):
     assert [s.key for s in [*first, *second]] == [s.key for s in steps]
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("method", [name for name in LOCAL if traits(name).needs_image])
+def test_a_stretch_that_lacks_the_image_it_needs_is_refused(method: str):
+    rule = build(method)
+    before = {name: value.clone() for name, value in rule.state_dict().items()}
+    h = torch.randn(6, 4, 8, 8)
+    with pytest.raises(ValueError, match="block 1 needs the images, which the input of block 1 is not; start at block"):
+        next(iter(rule.steps(h, batch()[1], blocks=range(1, 4))))
+    assert all(torch.equal(value, before[name]) for name, value in rule.state_dict().items())
+    last = list(rule.steps(torch.randn(6, 12), batch()[1], blocks=range(3, 4)))
+    assert [step.key for step in last] == [(3, "block")]
 
 
 def test_dcl_s_never_moves_its_dictionary():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import localprop
 from localprop import models
 from localprop.train.executor import LocalExecutor
+from localprop.types import Normalisation
 from tests.traits import cases, traits
 
 METHODS = list(localprop.methods.CATALOGUE)
@@ -85,7 +86,10 @@ def batch_for(network: Network, size: int = 6) -> tuple[Tensor, Tensor]:
 def build(method: str, network: Network, *, seed: int = 0, dropout: float = 0.0) -> localprop.Rule:
     torch.manual_seed(seed)
     net = localprop.split(network.build(network.shape, CLASSES, dropout=dropout))
-    return localprop.methods.build(method, net, num_classes=CLASSES, example=torch.zeros(2, *network.shape))
+    rule = localprop.methods.build(method, net, num_classes=CLASSES, example=torch.zeros(2, *network.shape))
+    channels = network.shape[0]
+    rule.normalisation = Normalisation((0.5,) * channels, (0.05,) * channels)
+    return rule
 
 
 def sgd(lr: float = 0.1) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:

@@ -16,11 +16,13 @@ import localprop
 from localprop.train import checkpoint
 from localprop.train.config import config_from
 from localprop.train.fit import TrainingError, fit
+from localprop.types import Normalisation
 from tests.traits import traits
 
 METHODS = list(localprop.methods.CATALOGUE)
 SHAPE = (1, 12, 12)
 CLASSES = 3
+IMAGES = Normalisation((0.5,), (0.05,))
 X, Y = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
 
@@ -34,7 +36,9 @@ def _threads():
 
 def build(method: str = "dcl", **settings: object) -> localprop.Rule:
     net = localprop.models.conv(SHAPE, CLASSES, width=0.0625)
-    return localprop.methods.build(method, net, num_classes=CLASSES, example=X, **settings)
+    rule = localprop.methods.build(method, net, num_classes=CLASSES, example=X, **settings)
+    rule.normalisation = IMAGES
+    return rule
 
 
 HOSTILE = {
@@ -73,6 +77,7 @@ def test_a_batch_of_one_is_fine_without_batch_normalisation():
             with pytest.raises(ValueError, match="batch normalisation cannot train on a batch of one sample"):
                 next(rule.steps(X[:1], Y[:1]))
             continue
+        rule.normalisation = IMAGES
         for step in rule.steps(X[:1], Y[:1]):
             assert step.loss is None or bool(step.loss.isfinite())
             rule.clear_gradients()

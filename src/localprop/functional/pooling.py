@@ -96,14 +96,14 @@ def budget_kernel(channels: int, height: int, width: int, budget: int) -> tuple[
     return kernel[0], kernel[1]
 
 
-def pool_to_budget(h: Tensor, budget: int) -> Tensor:
-    """Average-pool a map until it has at most `budget` features (see `budget_kernel`), and flatten it.
+def pool_map_to_budget(h: Tensor, budget: int) -> Tensor:
+    """Average-pool a map until it has at most `budget` features (see `budget_kernel`); it stays a map.
 
     Args:
         h: Block output. Shape (N, C, H, W), (N, K, C) (tokens: averaged over all if over budget) or (N, D).
         budget: Largest number of features wanted.
 
-    Shape: (N, P), in at least float32.
+    Shape: (N, C, h, w), (N, K, C), (N, C) or (N, D), in at least float32.
     """
     if h.dim() == 4:
         kernel = budget_kernel(h.shape[1], h.shape[2], h.shape[3], budget)
@@ -111,7 +111,12 @@ def pool_to_budget(h: Tensor, budget: int) -> Tensor:
         h = h if kernel == (1, 1) else F.avg_pool2d(h, kernel, ceil_mode=True)
     elif h.dim() == 3 and h.shape[1] * h.shape[2] > budget:
         return average_positions(h, channel_axis=-1)
-    return h.flatten(1).to(torch.promote_types(h.dtype, torch.float32))
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
+def pool_to_budget(h: Tensor, budget: int) -> Tensor:
+    """Average-pool a map as `pool_map_to_budget` does, and flatten it: shape (N, P), in at least float32."""
+    return pool_map_to_budget(h, budget).flatten(1)
 
 
 def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

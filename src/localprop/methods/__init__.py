@@ -10,7 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from localprop.errors import nearest
-from localprop.methods import auxiliary, backprop, bounds, contrastive, dictionary, greedy, local_error, overlap
+from localprop.methods import (
+    auxiliary,
+    backprop,
+    bounds,
+    contrastive,
+    dictionary,
+    greedy,
+    information,
+    local_error,
+    overlap,
+)
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.recipes import recipe_for as network_recipe
@@ -27,6 +37,7 @@ _FAMILIES = (
     dictionary,
     contrastive,
     local_error,
+    information,
     greedy,
     overlap,
     auxiliary,

@@ -6,8 +6,18 @@ from localprop.citations import paper
 from localprop.methods.common import Specs, hidden_specs
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import CrossEntropy, FeatureContrast
+from localprop.objectives import (
+    CrossEntropy,
+    FeatureContrast,
+    HeadContrast,
+    Objective,
+    PooledLinear,
+    Reconstruction,
+    WeightedSum,
+)
+from localprop.objectives.base import Scored
 from localprop.rules import Greedy
+from localprop.types import BlockSpec
 
 
 def feature_contrast(
@@ -25,6 +35,67 @@ def feature_contrast(
     return Greedy(net, [*hidden, CrossEntropy(specs[-1])])
 
 
+def head_contrast(
+    net: LocalNetwork,
+    specs: Specs,
+    *,
+    temperature: float = 0.07,
+    embedding_width: int = 128,
+    feature_budget: int = 2048,
+    scored: Scored = "output",
+) -> Greedy:
+    """Train hidden blocks by contrasting the samples of a batch through a linear head.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        temperature: Positive divisor of the cosine similarities.
+        embedding_width: Length of the vector that a head makes of a sample.
+        feature_budget: Most features that a head reads.
+        scored: A block's "output", or its "activation" before closing pooling and dropout (published).
+    """
+    hidden = [_contrast(spec, temperature, embedding_width, feature_budget, scored) for spec in specs[:-1]]
+    return Greedy(net, [*hidden, CrossEntropy(specs[-1])])
+
+
+def contrast_and_reconstruction(
+    net: LocalNetwork,
+    specs: Specs,
+    *,
+    reconstruction_weight: float = 1.0,
+    temperature: float = 0.07,
+    embedding_width: int = 128,
+    feature_budget: int = 2048,
+    scored: Scored = "output",
+) -> Greedy:
+    """Train hidden blocks by contrasting samples through a linear head, and by reconstructing the image.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        reconstruction_weight: Positive factor of the reconstruction loss.
+        temperature: Positive divisor of the cosine similarities.
+        embedding_width: Length of the vector that a head makes of a sample.
+        feature_budget: Most features that a head reads.
+        scored: A block's "output", or its "activation" before closing pooling and dropout (published).
+    """
+
+    def objective(spec: BlockSpec) -> Objective:
+        contrast = _contrast(spec, temperature, embedding_width, feature_budget, scored)
+        reconstruction = Reconstruction(spec, specs[0].input_shape, scored=scored)
+        return WeightedSum({"contrast": (1.0, contrast), "reconstruction": (reconstruction_weight, reconstruction)})
+
+    return Greedy(net, [*(objective(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+
+
+def _contrast(spec: BlockSpec, temperature: float, width: int, feature_budget: int, scored: Scored) -> HeadContrast:
+    if width < 1:
+        raise ValueError(f"embedding_width: must be at least 1, got {width}")
+    shape = spec.activation_shape if scored == "activation" else spec.shape
+    head = PooledLinear(shape, width, feature_budget=feature_budget)
+    return HeadContrast(spec, head, temperature=temperature, scored=scored)
+
+
 METHODS = (
     Method(
         "feat",
@@ -34,5 +105,23 @@ METHODS = (
         paper("choi2024dictionary"),
         feature_contrast,
         "none",
+    ),
+    Method(
+        "contrast",
+        "L_contrast: supervised contrast through a linear head",
+        "contrastive",
+        2021,
+        paper("wang2021revisiting"),
+        head_contrast,
+        "one linear layer a block",
+    ),
+    Method(
+        "contrec",
+        "Supervised contrast through a linear head, and reconstruction",
+        "contrastive",
+        2021,
+        paper("wang2021revisiting"),
+        contrast_and_reconstruction,
+        "one linear layer and one decoder a block",
     ),
 )

@@ -5,22 +5,38 @@ from localprop.objectives.base import Objective
 from localprop.objectives.coarse import CoarsePrediction
 from localprop.objectives.cross_entropy import CrossEntropy
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
-from localprop.objectives.feature_contrast import FeatureContrast
+from localprop.objectives.feature_contrast import FeatureContrast, HeadContrast
+from localprop.objectives.head_prediction import HeadPrediction
+from localprop.objectives.heads import ConvolutionalHead, PooledLinear
 from localprop.objectives.image import ImagePrediction
+from localprop.objectives.label_code import CodePrediction, CodeSimilarity, LabelCode
 from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
+from localprop.objectives.reconstruction import Reconstruction
 from localprop.objectives.rotation import RotationPrediction
+from localprop.objectives.similarity import SimilarityMatching
+from localprop.objectives.weighted import WeightedSum
 
 __all__ = [
     "AuxiliaryNetwork",
     "CoarsePrediction",
+    "CodePrediction",
+    "CodeSimilarity",
+    "ConvolutionalHead",
     "CrossEntropy",
     "DictionaryContrast",
     "FeatureContrast",
+    "HeadContrast",
+    "HeadPrediction",
     "ImagePrediction",
+    "LabelCode",
     "LabelDictionary",
     "LinearPrediction",
     "Objective",
+    "PooledLinear",
     "Probe",
+    "Reconstruction",
     "RotationPrediction",
+    "SimilarityMatching",
+    "WeightedSum",
 ]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from localprop.functional.pooling import average_chunks, average_positions
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
+Scored = Literal["output", "activation"]
+
 
 class Objective(nn.Module, ABC):
     """Score one block's output: `h, batch -> LocalLoss`.
@@ -19,19 +21,31 @@ class Objective(nn.Module, ABC):
 
     Args:
         spec: The block that is scored.
+        scored: What of the block is scored; default what the class reads.
 
     Attributes:
         reads: What is scored: the block's "output", or its "activation", before closing pooling and dropout.
         needs_image: Whether the batch must carry the raw images.
+
+    Raises:
+        ValueError: `scored` is neither.
     """
 
     __call__: Callable[..., LocalLoss]
-    reads: Literal["output", "activation"] = "output"
+    reads: Scored = "output"
     needs_image = False
 
-    def __init__(self, spec: BlockSpec) -> None:
+    def __init__(self, spec: BlockSpec, scored: Scored | None = None) -> None:
         super().__init__()
+        if scored not in (None, "output", "activation"):
+            raise ValueError(f"scored: must be 'output' or 'activation', got {scored!r}")
         self.spec = spec
+        self.reads = scored or self.reads
+
+    @property
+    def scored_shape(self) -> tuple[int, ...]:
+        """Shape of one sample of what is scored, without the batch axis."""
+        return self.spec.shape if self.reads == "output" else self.spec.activation_shape
 
     @abstractmethod
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:

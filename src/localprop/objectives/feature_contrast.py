@@ -1,14 +1,15 @@
-"""L_feat: contrast the averaged features of the batch with each other."""
+"""Contrast the samples of a batch with each other: by their averaged features, or through a trained head."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from localprop.functional.contrast import supervised_contrastive_loss
-from localprop.objectives.base import Objective
+from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -37,12 +38,54 @@ class FeatureContrast(Objective):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.07) -> None:
         super().__init__(spec)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
-        self.temperature = temperature
+        self.temperature = _checked(temperature)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h` against the rest of the batch."""
         features = self.averaged_features(h)
         with torch.autocast(h.device.type, enabled=False):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
+
+
+class HeadContrast(Objective):
+    """Train a block by the supervised contrastive loss of what a trained head makes of its features.
+
+    L_contrast is `supervised_contrastive_loss(f_phi(h), y, tau)`.
+
+    Args:
+        spec: The block.
+        head: f_phi, which gives one vector a sample, in at least float32.
+        temperature: tau > 0.
+        scored: The block's "output", or its "activation", before closing pooling and dropout.
+
+    Shape: h (N, C, H, W), (N, K, C) or (N, D), as the head takes it.
+
+    Cost: the head's parameters; N^2 similarities. It makes no prediction of its own.
+
+    Raises:
+        ValueError: The temperature is not positive.
+
+    References: Wang et al., "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training", ICLR 2021,
+        arXiv:2101.10832.
+    """
+
+    head: Callable[[Tensor], Tensor]
+
+    def __init__(
+        self, spec: BlockSpec, head: nn.Module, *, temperature: float = 0.07, scored: Scored = "output"
+    ) -> None:
+        super().__init__(spec, scored)
+        self.temperature = _checked(temperature)
+        self.head = head
+
+    def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
+        """Score `h` against the rest of the batch."""
+        features = self.head(h)
+        with torch.autocast(h.device.type, enabled=False):
+            return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
+
+
+def _checked(temperature: float) -> float:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+    return temperature

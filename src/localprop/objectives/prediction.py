@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
 from localprop.functional.pooling import pool_to_budget
-from localprop.objectives.base import Objective
+from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -20,27 +20,36 @@ class LinearPrediction(Objective):
     Args:
         spec: The block.
         feature_budget: Most features that the classifier reads; at least 1.
+        scored: The block's "output", or its "activation", before closing pooling and dropout (published).
+        zero_classifier: Whether the classifier starts at zero (published), where the block gets no gradient yet.
 
     Shape: h (N, C, H, W), (N, K, C) or (N, H).
 
     Cost: Z (P + 1) parameters a block, P <= max(feature_budget, C).
 
     Raises:
-        ValueError: The budget is below 1.
+        ValueError: The budget is below 1, or `scored` is neither.
 
-    Note: The published loss reads a block before its max pool and dropout; here, as for every objective, it reads the
-        block's output.
+    Note: The published loss reads the activation, and its classifier starts at zero; here the defaults are those of
+        the other objectives.
 
     References: Nokland and Eidnes, "Training Neural Networks with Local Error Signals", ICML 2019, arXiv:1901.06656.
     """
 
-    def __init__(self, spec: BlockSpec, *, feature_budget: int = 2048) -> None:
-        super().__init__(spec)
-        if feature_budget < 1:
-            raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
+    def __init__(
+        self,
+        spec: BlockSpec,
+        *,
+        feature_budget: int = 2048,
+        scored: Scored = "output",
+        zero_classifier: bool = False,
+    ) -> None:
+        super().__init__(spec, scored)
         self.feature_budget = feature_budget
-        num_features = pool_to_budget(torch.zeros(1, *spec.shape), feature_budget).shape[1]
-        self.classifier = nn.Linear(num_features, spec.num_classes)
+        self.classifier = nn.Linear(pooled_features(self, feature_budget), spec.num_classes)
+        if zero_classifier:
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the classifier's logits, shape (N, Z)."""
@@ -54,3 +63,14 @@ class LinearPrediction(Objective):
         logits = self.logits(h)
         loss = F.cross_entropy(logits, batch.target)
         return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
+
+
+def pooled_features(objective: Objective, feature_budget: int) -> int:
+    """Count the features that `pool_to_budget` leaves of what an objective scores.
+
+    Raises:
+        ValueError: The budget is below 1.
+    """
+    if feature_budget < 1:
+        raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
+    return pool_to_budget(torch.zeros(1, *objective.scored_shape), feature_budget).shape[1]

@@ -141,7 +141,7 @@ class Rule(nn.Module, ABC):
             )
         if len(x) == 0:
             raise ValueError("x: the batch is empty")
-        if len(x) == 1 and self.training and any(isinstance(module, _BatchNorm) for module in self.modules()):
+        if len(x) == 1 and self.training and has_batch_norm(self):
             raise ValueError("x: batch normalisation cannot train on a batch of one sample; use at least two")
         num_classes = self.specs[0].num_classes
         # Reading labels that lie on an accelerator would wait for it; there the loss's own assertion speaks.
@@ -189,3 +189,8 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Return the trainable ones of `parameters`, in order, each once."""
     return list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Tell whether a module normalises over the batch, which takes two samples to train."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())

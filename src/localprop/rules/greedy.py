@@ -36,7 +36,6 @@ class Greedy(Rule):
         super().__init__(net, [objective.spec for objective in objectives])
         self.objectives = nn.ModuleList(objectives)
         self._at_activation = {index for index, o in enumerate(objectives) if o.reads == "activation"}
-        self._needs_image = any(objective.needs_image for objective in objectives)
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return one group a block: its parameters and those that its objective trains."""
@@ -86,7 +85,7 @@ class Greedy(Rule):
             loss_of: What a block minimises, from its index and its objective's answer.
         """
         shared = shared_parameters(groups)
-        image = self.image(x.detach()) if self._needs_image and blocks.start == 0 else None
+        image = self._image(x, blocks)
         try:
             for index, block_input, h, output in self._run(x, blocks):
                 if (index, "block") not in trained:
@@ -119,6 +118,15 @@ class Greedy(Rule):
                 with self.context(index, "objective"):
                     logits.append(self._objective(index).logits(h))
             return logits
+
+    def _image(self, x: Tensor, blocks: range) -> Tensor | None:
+        needy = [index for index in blocks if self._objective(index).needs_image]
+        if needy and blocks.start:
+            raise ValueError(
+                f"blocks: the objective of block {needy[0]} needs the images, which the input of block {blocks.start} "
+                "is not; start at block 0"
+            )
+        return self.image(x.detach()) if needy else None
 
     def _run(self, x: Tensor, blocks: range) -> Iterator[BlockPass]:
         return self.net.iter_blocks(x, blocks=blocks, context=self.context, at_activation=self._at_activation)

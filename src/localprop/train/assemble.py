@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
@@ -17,6 +16,7 @@ from localprop import data, methods, models
 from localprop.data.loader import BatchLoader, evaluation_batches
 from localprop.data.store import ImageData, ImageSet
 from localprop.rules import Rule
+from localprop.rules.base import has_batch_norm
 from localprop.seed import derive, seeded
 from localprop.splitting import split
 from localprop.train.components import optimizer_class
@@ -135,7 +135,7 @@ def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch
         seed=derive(config.seed, "batches"),
         device=device,
     )
-    if any(isinstance(module, _BatchNorm) for module in rule.modules()):
+    if has_batch_norm(rule):
         num_images = len(images.train)
         last = num_images - (len(loader) - 1) * config.batch_size
         for size in {min(config.batch_size, num_images), last}:
