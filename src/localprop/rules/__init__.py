@@ -4,5 +4,6 @@ from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
 from localprop.rules.greedy import Greedy
+from localprop.rules.self_supervised import EndToEndPatches, GreedyPatches, GreedyViews
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Rule"]
+__all__ = ["Backprop", "EndToEndPatches", "Greedy", "GreedyAveraged", "GreedyPatches", "GreedyViews", "Rule"]
