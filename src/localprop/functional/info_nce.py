@@ -29,18 +29,20 @@ def nt_xent_loss(projections: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, partner)
 
 
-def row_info_nce_loss(codes: Tensor, predictors: Tensor, negatives: Tensor) -> Tensor:
-    """Predict the code of a patch from the patch k rows above it, among codes drawn at random.
+def row_info_nce_loss(codes: Tensor, predictors: Tensor, negatives: Tensor, skipped_rows: int) -> Tensor:
+    """Predict the codes of patches from a patch above them, among codes drawn at random.
 
-    With z_{n,i,j} the code of patch (i, j) of image n, and for every k = 1 .. K and every pair of patches k rows apart:
-        s_+ = <z_{n,i+k,j}, W_k z_{n,i,j}>, s_m = <z_m, W_k z_{n,i,j}> for M random codes m,
+    With z_{n,i,j} the code of patch (i, j) of image n, o = k + skipped_rows, and for every k = 1 .. K and every pair of
+    patches o rows apart:
+        s_+ = <z_{n,i+o,j}, W_k z_{n,i,j}>, s_m = <z_m, W_k z_{n,i,j}> for M random codes m,
         L_k = -mean log [ exp s_+ / (exp s_+ + sum_m exp s_m) ];   L = (1/K) sum_k L_k.
 
     Args:
         codes: z. Shape (N, R, S, C).
-        predictors: W_1 .. W_K. Shape (K, C, C), 1 <= K < R.
+        predictors: W_1 .. W_K. Shape (K, C, C), K + skipped_rows < R.
         negatives: For every k and patch (n, i, j), the places of M codes among all N R S of the batch, int64. Entries
-            of patches whose partner lies below the grid are not used. Shape (K, N, R, S, M).
+            of patches whose partner would lie below the grid are not used. Shape (K, N, R, S, M).
+        skipped_rows: Rows between a patch and the first predicted one, which overlap it.
 
     Note: Negatives are drawn from all positions of the batch and may hit the positive, as in the original code.
 
@@ -50,10 +52,11 @@ def row_info_nce_loss(codes: Tensor, predictors: Tensor, negatives: Tensor) -> T
     rows = codes.shape[1]
     every = codes.flatten(0, 2)
     losses = []
-    for k, predictor in enumerate(predictors, start=1):
-        context = codes[:, : rows - k] @ predictor.T
-        positive = (codes[:, k:] * context).sum(-1, keepdim=True)
-        negative = torch.einsum("nijmc,nijc->nijm", every[negatives[k - 1, :, : rows - k]], context)
-        scores = torch.cat([positive, negative], -1).flatten(0, 2)
+    for number, predictor in enumerate(predictors):
+        offset = number + 1 + skipped_rows
+        context = codes[:, : rows - offset] @ predictor.T
+        positive = (codes[:, offset:] * context).sum(-1, keepdim=True)
+        drawn = every[negatives[number, :, : rows - offset]]
+        scores = torch.cat([positive, torch.einsum("nijmc,nijc->nijm", drawn, context)], -1).flatten(0, 2)
         losses.append(F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64, device=scores.device)))
     return torch.stack(losses).mean()

@@ -10,7 +10,6 @@ from localprop.network import LocalNetwork
 from localprop.objectives import CrossEntropy, Objective, Probe, RowPrediction, ViewContrast
 from localprop.rules import EndToEndPatches, GreedyPatches, GreedyViews
 from localprop.rules.self_supervised import PatchGrid, check_takes_images
-from localprop.types import BlockSpec
 
 
 def view_contrast(
@@ -42,7 +41,8 @@ def row_prediction(
     *,
     patch: int | None = None,
     stride: int | None = None,
-    predicted_rows: int = 2,
+    predicted_rows: int = 5,
+    skipped_rows: int = 1,
     negatives: int = 16,
 ) -> GreedyPatches:
     """Train every hidden block to predict an image's patches from the patches above them.
@@ -50,13 +50,23 @@ def row_prediction(
     Args:
         net: The network.
         specs: Its blocks.
-        patch: Pixels a side of a patch; default half of the image.
+        patch: Pixels a side of a patch; default a quarter of the image.
         stride: Pixels between two patches; default half of a patch.
         predicted_rows: How many rows below a patch are predicted.
+        skipped_rows: Rows between a patch and the first predicted one, which overlap it.
         negatives: Random codes that the right one is told from.
     """
     of_patches, grid = _cut(net, specs, patch, stride)
-    hidden = [_row_prediction(spec, grid, predicted_rows, negatives) for spec in of_patches[:-1]]
+    hidden = [
+        RowPrediction(
+            spec,
+            grid=(grid.rows, grid.columns),
+            predicted_rows=predicted_rows,
+            skipped_rows=skipped_rows,
+            negatives=negatives,
+        )
+        for spec in of_patches[:-1]
+    ]
     return GreedyPatches(net, [*hidden, CrossEntropy(of_patches[-1])], grid)
 
 
@@ -66,7 +76,8 @@ def row_prediction_end_to_end(
     *,
     patch: int | None = None,
     stride: int | None = None,
-    predicted_rows: int = 2,
+    predicted_rows: int = 5,
+    skipped_rows: int = 1,
     negatives: int = 16,
 ) -> EndToEndPatches:
     """Train the hidden blocks together to predict an image's patches from the patches above them.
@@ -74,15 +85,22 @@ def row_prediction_end_to_end(
     Args:
         net: The network.
         specs: Its blocks.
-        patch: Pixels a side of a patch; default half of the image.
+        patch: Pixels a side of a patch; default a quarter of the image.
         stride: Pixels between two patches; default half of a patch.
         predicted_rows: How many rows below a patch are predicted.
+        skipped_rows: Rows between a patch and the first predicted one, which overlap it.
         negatives: Random codes that the right one is told from.
     """
     of_patches, grid = _cut(net, specs, patch, stride)
     objectives: list[Objective] = [Probe(spec) for spec in of_patches[:-1]]
     if objectives:
-        objectives[-1] = _row_prediction(of_patches[-2], grid, predicted_rows, negatives)
+        objectives[-1] = RowPrediction(
+            of_patches[-2],
+            grid=(grid.rows, grid.columns),
+            predicted_rows=predicted_rows,
+            skipped_rows=skipped_rows,
+            negatives=negatives,
+        )
     return EndToEndPatches(net, [*objectives, CrossEntropy(of_patches[-1])], grid)
 
 
@@ -90,7 +108,7 @@ def _cut(net: LocalNetwork, specs: Specs, patch: int | None, stride: int | None)
     """Return the specs of the blocks when they run on patches, and how images are cut into these."""
     image_shape = specs[0].input_shape
     check_takes_images(image_shape)
-    size = min(image_shape[1:]) // 2 if patch is None else patch
+    size = max(1, min(image_shape[1:]) // 4) if patch is None else patch
     if not 1 <= size <= min(image_shape[1:]):
         raise ValueError(f"patch: must be 1 .. {min(image_shape[1:])} pixels a side, got {size}")
     step = max(1, size // 2) if stride is None else stride
@@ -105,10 +123,6 @@ def _cut(net: LocalNetwork, specs: Specs, patch: int | None, stride: int | None)
             f"do (conv, vgg11), but {error}"
         ) from error
     return of_patches, PatchGrid(image_shape, size, step, *grid_shape(image_shape[1], image_shape[2], size, step))
-
-
-def _row_prediction(spec: BlockSpec, grid: PatchGrid, predicted_rows: int, negatives: int) -> RowPrediction:
-    return RowPrediction(spec, grid=(grid.rows, grid.columns), predicted_rows=predicted_rows, negatives=negatives)
 
 
 METHODS = (

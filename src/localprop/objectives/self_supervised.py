@@ -90,7 +90,8 @@ class RowPrediction(SelfSupervised):
     Args:
         spec: The block, run on single patches.
         grid: Rows and columns of patches of an image.
-        predicted_rows: K, how many rows below a patch are predicted; at most R - 1.
+        predicted_rows: K, how many rows below a patch are predicted.
+        skipped_rows: Rows between a patch and the first predicted one, which overlap it; K + skipped rows < R.
         negatives: M, codes drawn at random beside the positive one; at least 1.
 
     Shape: h (N R S, ...): patches row by row, image by image.
@@ -103,19 +104,24 @@ class RowPrediction(SelfSupervised):
     References: van den Oord et al., 2018, arXiv:1807.03748; Lowe et al., NeurIPS 2019, arXiv:1905.11786.
     """
 
-    def __init__(self, spec: BlockSpec, *, grid: tuple[int, int], predicted_rows: int = 2, negatives: int = 16) -> None:
+    def __init__(
+        self,
+        spec: BlockSpec,
+        *,
+        grid: tuple[int, int],
+        predicted_rows: int = 5,
+        skipped_rows: int = 1,
+        negatives: int = 16,
+    ) -> None:
         super().__init__(spec)
-        if grid[0] < 2:
+        if predicted_rows < 1 or skipped_rows < 0 or predicted_rows + skipped_rows >= grid[0]:
             raise ValueError(
-                f"patch, stride: need at least 2 rows of patches an image, got {grid[0]}; use smaller ones"
-            )
-        if not 1 <= predicted_rows < grid[0]:
-            raise ValueError(
-                f"predicted_rows: must be 1 .. {grid[0] - 1} with {grid[0]} rows of patches, got {predicted_rows}"
+                f"predicted_rows: at least 1, and with skipped_rows less than the {grid[0]} rows of patches, got "
+                f"{predicted_rows} and {skipped_rows}; a smaller patch or stride gives more rows"
             )
         if negatives < 1:
             raise ValueError(f"negatives: must be at least 1, got {negatives}")
-        self.grid, self.negatives = grid, negatives
+        self.grid, self.skipped_rows, self.negatives = grid, skipped_rows, negatives
         width = spec.channels
         self.predictors = nn.Parameter(torch.randn(predicted_rows, width, width) / width)
 
@@ -125,7 +131,7 @@ class RowPrediction(SelfSupervised):
         codes = features.reshape(-1, *self.grid, features.shape[1])
         shape = (len(self.predictors), *codes.shape[:3], self.negatives)
         drawn = torch.randint(len(features), shape).to(h.device)
-        return row_info_nce_loss(codes, self.predictors, drawn)
+        return row_info_nce_loss(codes, self.predictors, drawn, self.skipped_rows)
 
 
 def average_logits(logits: Tensor, count: int) -> Tensor:
