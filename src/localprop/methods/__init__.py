@@ -20,6 +20,7 @@ from localprop.methods import (
     information,
     local_error,
     overlap,
+    self_supervised,
 )
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
@@ -41,6 +42,7 @@ _FAMILIES = (
     greedy,
     overlap,
     auxiliary,
+    self_supervised,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

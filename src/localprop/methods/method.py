@@ -29,7 +29,7 @@ class Method:
         fixed: Settings that make the method what it is; users cannot change them.
         defaults: Defaults that differ from the builder's.
         training: Fields of `TrainingRecipe` in which the method's training differs from that of the network.
-        needs_labels: Whether training reads labels.
+        needs_labels: Whether hidden blocks learn from labels. (Probes, and the last block, always read them.)
         messages: What crosses blocks beside activations: "none", "shared parameters" or "gradients".
         passes: Forward passes through a block in one step.
         updates_in_forward: Whether a block is updated before the next block runs.

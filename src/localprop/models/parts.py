@@ -29,17 +29,21 @@ def conv_block(
     stride: int = 1,
     kernel: int = 3,
     pool: bool = False,
+    ceil_mode: bool = False,
     dropout: float = 0.0,
     nonlinearity: Nonlinearity = "relu",
 ) -> nn.Sequential:
-    """Build conv (with bias) -> batch norm -> nonlinearity -> optional 2x2 max pool -> optional channel dropout."""
+    """Build conv (with bias) -> batch norm -> nonlinearity -> optional 2x2 max pool -> optional channel dropout.
+
+    With `ceil_mode` a pool rounds sides up, so that a map of one position stays as it is.
+    """
     modules: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2),
         nn.BatchNorm2d(out_channels),
         activation(nonlinearity),
     ]
     if pool:
-        modules.append(nn.MaxPool2d(2))
+        modules.append(nn.MaxPool2d(2, ceil_mode=ceil_mode))
     if dropout:
         modules.append(nn.Dropout2d(dropout))
     return nn.Sequential(*modules)

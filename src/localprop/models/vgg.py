@@ -137,7 +137,7 @@ def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
         The two linear layers of 4096 that VGG has for large images are left out, as is usual for CIFAR.
 
         Args:
-            image_shape: (C, H, W). Halvings that find a side of one pixel are left out: 28 pixels have four.
+            image_shape: (C, H, W), of any size: halvings round up, so that 28 pixels are halved to 14, 7, 4, 2 and 1.
             num_classes: Z.
             width: Factor of all layer widths.
             dropout: Probability at the end of each hidden block.
@@ -150,7 +150,7 @@ def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
             ICLR 2015, arXiv:1409.1556; batch normalisation and the single linear layer are later custom.
         """
         check_settings(image_shape, num_classes, width=width, dropout=dropout)
-        blocks, channels = _convolutions(plan, image_shape, width, dropout, nonlinearity)
+        blocks, channels = _convolutions(plan, image_shape, width, dropout, nonlinearity, ceil_mode=True)
         blocks.append(pooled_classifier(channels, num_classes))
         return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 1)), "classifier"])
 
@@ -204,15 +204,15 @@ def _convolutions(
     nonlinearity: Nonlinearity,
     *,
     large: bool = False,
+    ceil_mode: bool = False,
 ) -> tuple[list[nn.Module], int]:
     """Build one block a convolution; returns them and the number of channels they give."""
-    channels, *size = image_shape
-    side = min(size)
+    channels = image_shape[0]
     blocks: list[nn.Module] = []
     for index, entry in enumerate(plan):
         if isinstance(entry, str):
             continue
-        pool = plan[index + 1 : index + 2] == ("M",) and side > 1
+        pool = plan[index + 1 : index + 2] == ("M",)
         first = large and index == 0
         out_channels = scaled(entry, width)
         blocks.append(
@@ -222,11 +222,10 @@ def _convolutions(
                 kernel=7 if first else 3,
                 stride=2 if first else 1,
                 pool=pool,
+                ceil_mode=ceil_mode,
                 dropout=dropout,
                 nonlinearity=nonlinearity,
             )
         )
         channels = out_channels
-        side = (side + 1) // 2 if first else side
-        side = side // 2 if pool else side
     return blocks, channels

@@ -14,6 +14,7 @@ from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
 from localprop.objectives.reconstruction import Reconstruction
 from localprop.objectives.rotation import RotationPrediction
+from localprop.objectives.self_supervised import RowPrediction, SelfSupervised, ViewContrast
 from localprop.objectives.similarity import SimilarityMatching
 from localprop.objectives.weighted import WeightedSum
 
@@ -37,6 +38,9 @@ __all__ = [
     "Probe",
     "Reconstruction",
     "RotationPrediction",
+    "RowPrediction",
+    "SelfSupervised",
     "SimilarityMatching",
+    "ViewContrast",
     "WeightedSum",
 ]

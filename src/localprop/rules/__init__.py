@@ -8,14 +8,18 @@ from localprop.rules.mixed import GreedyMixed
 from localprop.rules.momentum import GreedyMomentum
 from localprop.rules.overlap import Overlap, Window
 from localprop.rules.rotated import GreedyRotated
+from localprop.rules.self_supervised import EndToEndPatches, GreedyPatches, GreedyViews
 
 __all__ = [
     "Backprop",
+    "EndToEndPatches",
     "Greedy",
     "GreedyAveraged",
     "GreedyMixed",
     "GreedyMomentum",
+    "GreedyPatches",
     "GreedyRotated",
+    "GreedyViews",
     "Overlap",
     "Rule",
     "Window",

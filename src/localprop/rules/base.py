@@ -120,6 +120,14 @@ class Rule(nn.Module, ABC):
         shape = (1, -1, *[1] * (x.dim() - 2))
         return x * x.new_tensor(self.normalisation.std).view(shape) + x.new_tensor(self.normalisation.mean).view(shape)
 
+    def normalised(self, image: Tensor) -> Tensor:
+        """Return the inputs that images in [0, 1] become, (image - mean) / std: the inverse of `image`."""
+        if self.normalisation is None:
+            return image
+        shape = (1, -1, *[1] * (image.dim() - 2))
+        mean, std = (image.new_tensor(v).view(shape) for v in (self.normalisation.mean, self.normalisation.std))
+        return (image - mean) / std
+
     @contextlib.contextmanager
     def context(self, block: int, part: str = "block") -> Iterator[None]:
         """Run a block's forward pass, or its "objective": seeded per (step, pass, block), in the rule's precision."""

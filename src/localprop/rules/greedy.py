@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Greedy(Rule):
         trained: dict[Key, list[nn.Parameter]],
         groups: dict[Key, list[nn.Parameter]],
         loss_of: Callable[[int, LocalLoss], Tensor] = lambda block, local: local.loss,
-    ) -> Iterator[BlockStep]:
+    ) -> Generator[BlockStep]:
         """Train the blocks that `trained` names, and yield those that have a group of their own in `groups`.
 
         Args:
