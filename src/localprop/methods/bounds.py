@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from localprop.citations import paper
@@ -12,7 +13,6 @@ from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import CrossEntropy, Probe
 from localprop.rules import Greedy
-from localprop.types import BlockSpec
 
 
 def frozen(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048) -> Greedy:
@@ -41,8 +41,7 @@ def last_block(net: LocalNetwork, specs: Specs) -> Greedy:
     """
     shape, num_classes = specs[0].input_shape, specs[0].num_classes
     alone = LocalNetwork([nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), num_classes))], [net.names[-1]])
-    spec = BlockSpec(0, 1, alone.names[0], shape, (num_classes,), 0, 1, num_classes, (num_classes,))
-    return Greedy(alone, [CrossEntropy(spec)])
+    return Greedy(alone, [CrossEntropy(spec) for spec in alone.specs(torch.zeros(1, *shape), num_classes)])
 
 
 METHODS = (

@@ -47,6 +47,13 @@ class PatchAverage(nn.Module):
         shape: One sample of the block's output.
         patches: n, at least 1; a side with fewer positions is cut into single ones.
 
+    Raises:
+        ValueError: Fewer than one patch, or no such head.
+
+    Note: Patches are of one size, ceil(s / n) on a side of s; where n does not divide it, neighbours share a position.
+        The patches go through the head as one batch: its batch normalisation must not tell them apart in training,
+        since in evaluation it cannot.
+
     References: Su et al., "HPFF: Hierarchical Locally Supervised Learning with Patch Feature Fusion", ECCV 2024.
     """
 
@@ -55,14 +62,16 @@ class PatchAverage(nn.Module):
         if patches < 1:
             raise ValueError(f"patches: must be at least 1, got {patches}")
         channels, height, width = map_shape(shape)
-        self.cuts = (min(patches, height), min(patches, width))
-        self.head = build_head(head, (channels, height // self.cuts[0], width // self.cuts[1]))
+        self.rows, self.columns = _pieces(height, patches), _pieces(width, patches)
+        size = (self.rows[0].stop, self.columns[0].stop)
+        self.head = build_head(head, (channels, *size))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features, shape (N, P)."""
-        rows = as_map(h).tensor_split(self.cuts[0], dim=2)
-        patches = [patch for row in rows for patch in row.tensor_split(self.cuts[1], dim=3)]
-        return torch.stack([self.head(patch) for patch in patches]).mean(0)
+        maps = as_map(h)
+        patches = [maps[:, :, rows, columns] for rows in self.rows for columns in self.columns]
+        features: Tensor = self.head(torch.cat(patches))
+        return features.reshape(len(patches), len(h), -1).mean(0)
 
 
 class PooledLinear(nn.Module):
@@ -205,3 +214,11 @@ def _convolutions(channels: int, kernel: tuple[int, int], depth: int) -> list[nn
         modules.append(nn.Conv2d(channels, channels, kernel, padding=padding, bias=False))
         modules += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     return modules
+
+
+def _pieces(side: int, count: int) -> list[slice]:
+    """Cut a side into `count` pieces of one size that cover it, the first from 0."""
+    count = min(count, side)
+    size = math.ceil(side / count)
+    starts = [i * (side - size) // max(count - 1, 1) for i in range(count)]
+    return [slice(start, start + size) for start in starts]

@@ -98,8 +98,8 @@ class ImagePrediction(Objective):
 def build_decoder(shape: tuple[int, ...], image_shape: tuple[int, ...], upsampling: Upsampling) -> nn.Sequential:
     """Build what draws an image from a block's activation.
 
-    Maps are doubled until no side is smaller than the image's, then resized to it bilinearly, corner to corner, where
-    they do not fit.
+    Maps are doubled until no side is smaller than the image's; where they do not fit then, they are resized to it
+    bilinearly, corner to corner.
         learned:  each doubling is [4x4 transposed conv with stride 2, C -> C/2, ReLU]; a 3x3 conv ends at the image.
         bilinear: a 3x3 conv from C to the image's channels at the block's resolution, then one resizing.
     A flat activation is drawn by one linear layer.
