@@ -139,6 +139,7 @@ def load(
     std: Sequence[float] | None = None,
     crop_padding: int | None = None,
     flip: bool | None = None,
+    classes_per_batch: int | None = None,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -151,6 +152,7 @@ def load(
         std: Standard deviation of every channel, same scale, above 0; None takes the training images'.
         crop_padding: Padding of the random crop in pixels, 0 for no crop; None takes the set's default.
         flip: Whether to mirror training images at random; None takes the set's default.
+        classes_per_batch: Most classes that a batch holds in the first half of training; None for no limit.
 
     Raises:
         ValueError: The name is unknown, or a setting does not fit.
@@ -187,6 +189,7 @@ def load(
         mean=tuple(mean),
         std=tuple(std),
         augmentation=augmentation,
+        classes_per_batch=classes_per_batch,
     )
     return data if image_size is None else data.resized(image_size)
 

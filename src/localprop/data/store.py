@@ -86,6 +86,7 @@ class ImageData:
         mean: Mean of every channel, pixels scaled to 0..1.
         std: Standard deviation of every channel, same scale, above 0.
         augmentation: Random changes of the training images.
+        classes_per_batch: Most classes that a training batch holds in the first half of training; None for no limit.
 
     Raises:
         ValueError: The splits differ in shape, a label has no class, or mean and std do not fit the channels.
@@ -98,6 +99,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    classes_per_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
