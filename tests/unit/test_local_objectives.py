@@ -102,7 +102,7 @@ def test_the_classes_of_a_code_are_predicted_by_the_likelihood_of_their_bits():
     objective = CodePrediction(spec_of((12,)), LabelCode(CLASSES, 9))
     nn.init.normal_(objective.weight)
     h = torch.randn(5, 12)
-    predicted = objective.predicted_bits(h)
+    predicted = objective.predicted_bits(h).detach()
     likelihood = [
         [-F.binary_cross_entropy_with_logits(p, bits, reduction="sum") for bits in objective.code.bits]
         for p in predicted
