@@ -75,12 +75,12 @@ def _one_thread():
 
 
 def batch_for(network: Network, size: int = 6) -> tuple[Tensor, Tensor]:
-    """Draw noisy images of one coarse prototype a class."""
+    """Draw noisy images of one coarse prototype a class, in [-2, 2], which `build` says is black to white."""
     generator = torch.Generator().manual_seed(0)
     coarse = 2 * torch.randn(CLASSES, network.shape[0], 4, 4, generator=generator)
     prototypes = F.interpolate(coarse, size=network.shape[1:])
     y = torch.arange(size) % CLASSES
-    return prototypes[y] + 0.1 * torch.randn(size, *network.shape, generator=generator), y
+    return (prototypes[y] + 0.1 * torch.randn(size, *network.shape, generator=generator)).clamp(-2, 2), y
 
 
 def build(method: str, network: Network, *, seed: int = 0, dropout: float = 0.0) -> localprop.Rule:
@@ -88,7 +88,7 @@ def build(method: str, network: Network, *, seed: int = 0, dropout: float = 0.0)
     net = localprop.split(network.build(network.shape, CLASSES, dropout=dropout))
     rule = localprop.methods.build(method, net, num_classes=CLASSES, example=torch.zeros(2, *network.shape))
     channels = network.shape[0]
-    rule.normalisation = Normalisation((0.5,) * channels, (0.05,) * channels)
+    rule.normalisation = Normalisation((0.5,) * channels, (0.25,) * channels)
     return rule
 
 
@@ -190,6 +190,7 @@ def test_a_few_steps_lower_every_blocks_loss(method: str, name: str):
     executor = LocalExecutor(rule, adamw)
     history = [[step.loss for step in executor.step(i, x, y) if step.loss is not None] for i in range(40)]
     losses = torch.tensor(history)
+    losses[:, :-1] -= traits(method).loss_floor
     # A static dictionary leaves four channels little to learn, so the bar is low for one block and high for the last.
     assert bool((losses[-3:].mean(0) < 0.99 * losses[0]).all()), (losses[0], losses[-1])
     assert losses[-3:, -1].mean() < 0.9 * losses[0, -1]
@@ -388,13 +389,27 @@ def test_vgg8b_has_the_published_number_of_parameters(
         ("pred", (3, 96, 96), 10, {}, 113_990),
         # Published as 71.8K and 2.56M: there the last convolution is read before its pooling, at twice the size.
         ("pred", (1, 28, 28), 10, {"feature_budget": 1024}, 71_750 - 10 * 512),
+        ("pred", (1, 28, 28), 10, {"feature_budget": 1024, "scored": "activation"}, 71_750),
         ("pred", (3, 32, 32), 100, {"feature_budget": 4096}, 2_560_700 - 100 * 2048),
+        ("pred", (3, 32, 32), 100, {"feature_budget": 4096, "scored": "activation"}, 2_560_700),
+        ("sim", (3, 32, 32), 10, {}, 9_453_568),
+        ("predsim", (3, 32, 32), 10, {}, 9_453_568 + 133_190),
+        ("sim-bpf", (3, 32, 32), 10, {}, 0),
+        ("contrast", (1, 28, 28), 10, {"feature_budget": 1024, "scored": "activation"}, 918_400),
+        # Published as 2.07M for 3x32x32, which counts the six decoders of maps, 237,186.
+        (
+            "contrec",
+            (3, 32, 32),
+            10,
+            {"scored": "activation"},
+            6 * 128 * 2049 + 128 * 1025 + 237_186 + 3072 * 1025,
+        ),
     ],
 )
 def test_methods_add_the_published_numbers_of_parameters_to_vgg8b(
     method: str, shape: tuple[int, int, int], classes: int, settings: dict, expected: int
 ):
-    """Published: DCL 5.12K, with 100 classes 51.2K; LL-pred 133K and 114K."""
+    """Published: DCL 5.12K, with 100 classes 51.2K; LL-pred 133K and 114K; LL-sim 9.45M; LL-predsim 9.59M."""
     with torch.device("meta"):
         net = models.vgg8b(shape, classes)
         example = torch.zeros(1, *shape)

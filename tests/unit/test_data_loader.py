@@ -96,6 +96,79 @@ def test_one_image_is_a_batch() -> None:
     assert y.tolist() == [0]
 
 
+def limited(counts: list[int], batch_size: int, classes_per_batch: int, epochs: int | None = None) -> BatchLoader:
+    """Make a loader of images whose first pixel is their number, `counts[z]` of class z."""
+    labels = torch.cat([torch.full((count,), z) for z, count in enumerate(counts)])
+    pixels = torch.zeros(len(labels), 1, 1, 2, dtype=torch.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = torch.arange(len(labels)) // 256, torch.arange(len(labels)) % 256
+    return BatchLoader(
+        ImageSet(pixels, labels),
+        batch_size=batch_size,
+        mean=(0.0,),
+        std=(1 / 255,),
+        augmentation=Augmentation(),
+        seed=5,
+        device="cpu",
+        classes_per_batch=classes_per_batch,
+        limited_epochs=epochs,
+    )
+
+
+def numbers(x: torch.Tensor) -> list[int]:
+    return (256 * x[:, 0, 0, 0] + x[:, 0, 0, 1]).round().int().tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    counts=st.lists(st.integers(20, 45), min_size=4, max_size=12),
+    batch_size=st.integers(1, 30),
+    classes_per_batch=st.integers(3, 11),
+    epoch=st.integers(0, 3),
+)
+def test_batches_of_few_classes_still_visit_every_image_once(
+    counts: list[int], batch_size: int, classes_per_batch: int, epoch: int
+) -> None:
+    classes_per_batch = min(classes_per_batch, len(counts) - 1)
+    batches = limited(counts, batch_size, classes_per_batch)
+    seen = []
+    for step in range(epoch * len(batches), (epoch + 1) * len(batches)):
+        x, y = batches.batch(step)
+        assert len(y.unique()) <= classes_per_batch
+        seen += numbers(x)
+    assert sorted(seen) == list(range(sum(counts)))
+
+
+def test_batches_of_few_classes_mix_many_and_change_over_the_epochs() -> None:
+    batches = limited([64] * 20, 32, 8)
+    sets = [[tuple(batches.batch(step)[1].unique().tolist()) for step in range(e, e + 40)] for e in (0, 40)]
+    assert min(len(classes) for classes in sets[0]) >= 4
+    assert len(set(sets[0])) > 30
+    assert sets[0] != sets[1]
+    third = set().union(*sets[0][:13])
+    assert len(third) == 20  # a class is not seen in one part of the epoch alone
+    again = limited([64] * 20, 32, 8)
+    assert torch.equal(again.batch(17)[0], batches.batch(17)[0])
+
+
+def test_the_limit_on_classes_ends() -> None:
+    batches = limited([40] * 10, 40, 3, epochs=1)
+    assert max(len(batches.batch(step)[1].unique()) for step in range(10)) <= 3
+    assert min(len(batches.batch(step)[1].unique()) for step in range(10, 20)) > 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes_per_batch", "message"),
+    [
+        ([40] * 4, 1, "must be 2 or more and below the 4 classes of the training images, got 1"),
+        ([40] * 4, 4, "below the 4 classes.*got 4; leave it out"),
+        ([40, 9, 40], 2, "2 classes in 16 images need 15 training images of every class, got 9 of class 1; raise it"),
+    ],
+)
+def test_a_limit_on_classes_that_cannot_be_kept_is_refused(counts: list[int], classes_per_batch: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        limited(counts, 16, classes_per_batch)
+
+
 def test_wrong_settings_are_refused() -> None:
     images = numbered(4)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):

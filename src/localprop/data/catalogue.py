@@ -30,6 +30,7 @@ def load(
     crop_padding: int | None = None,
     flip: bool | None = None,
     cutout: int | None = None,
+    classes_per_batch: int | None = None,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -44,6 +45,7 @@ def load(
             the set's default.
         flip: Whether to mirror training images at random; None takes the set's default.
         cutout: Pixels a side of a square hole in every training image, 0 for none; None takes the set's default.
+        classes_per_batch: Most classes that a batch holds in the first half of training; None for no limit.
 
     Raises:
         ValueError: The name is unknown, or a setting does not fit.
@@ -85,6 +87,7 @@ def load(
         augmentation=augmentation,
         super_names=splits.super_names,
         super_of=splits.super_of,
+        classes_per_batch=classes_per_batch,
     )
     return data if image_size is None else data.resized(image_size)
 

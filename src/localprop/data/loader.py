@@ -18,6 +18,8 @@ class BatchLoader:
     Every epoch visits every image once, in an order drawn from (seed, epoch); augmentation is drawn from
     (seed, step). There is no state to save: a run that continues at any step sees the same bits.
 
+    With `classes_per_batch` the order is that of `class_limited_order` in the first `limited_epochs` epochs.
+
     Args:
         images: Training images; kept on `device` as bytes.
         batch_size: Images a batch, 1 or more; the last batch of an epoch holds what is left.
@@ -27,12 +29,14 @@ class BatchLoader:
         seed: Seeds order and augmentation.
         device: Where batches are made.
         shuffle: Whether to draw an order; else the images come in their own.
+        classes_per_batch: Most classes that a batch holds, 2 to Z - 1; None for no limit.
+        limited_epochs: Epochs from the start in which it holds; None for all.
 
     Cost:
         N * C * H * W bytes on `device`, and one permutation of N int64.
 
     Raises:
-        ValueError: `batch_size` is below 1, or mean and std do not fit the channels.
+        ValueError: `batch_size` is below 1, mean and std do not fit the channels, or the limit cannot be kept.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class BatchLoader:
         seed: int,
         device: torch.device | str,
         shuffle: bool = True,
+        classes_per_batch: int | None = None,
+        limited_epochs: int | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         check_statistics(mean, std, images.images.shape[1])
@@ -57,6 +63,12 @@ class BatchLoader:
         self._seed = seed
         self._shuffle = shuffle
         self._drawn: tuple[int, Tensor] | None = None
+        self._classes_per_batch = classes_per_batch
+        self._limited_epochs = limited_epochs
+        if classes_per_batch is not None:
+            if not shuffle:
+                raise ValueError("classes_per_batch: goes with shuffle=True, got shuffle=False")
+            _smallest_piece(images.labels, batch_size, classes_per_batch)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -89,13 +101,71 @@ class BatchLoader:
             epoch = 0
         if self._drawn is None or self._drawn[0] != epoch:
             count = len(self._labels)
-            if self._shuffle:
-                generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
+            generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
+            limited = self._limited_epochs is None or epoch < self._limited_epochs
+            if self._classes_per_batch is not None and limited:
+                order = class_limited_order(self._labels.cpu(), self.batch_size, self._classes_per_batch, generator)
+            elif self._shuffle:
                 order = torch.randperm(count, generator=generator)
             else:
                 order = torch.arange(count)
             self._drawn = epoch, order.to(self._labels.device)
         return self._drawn[1]
+
+
+def class_limited_order(labels: Tensor, batch_size: int, classes_per_batch: int, generator: torch.Generator) -> Tensor:
+    """Draw an order in which no run of `batch_size` images holds more than `classes_per_batch` classes.
+
+    Each class is shuffled and cut into pieces of at least (batch_size - 1) / (classes_per_batch - 1) images, so that
+    a batch meets at most `classes_per_batch` pieces. Piece i of a class with P of them lies at (i + u) / P of the
+    epoch, u uniform, which spreads every class over the epoch. Every image comes once.
+
+    Args:
+        labels: Class indices. Shape (N,).
+        batch_size: Images a batch.
+        classes_per_batch: 2 or more.
+        generator: Draws on the host.
+
+    Shape: (N,), int64.
+
+    Cost: two sorts of N numbers.
+
+    Raises:
+        ValueError: The limit cannot be kept.
+
+    Note: The published sampler (Nokland and Eidnes, ICML 2019) draws the classes of each batch afresh and pops images
+        from lists until one is empty.
+    """
+    smallest = _smallest_piece(labels, batch_size, classes_per_batch)
+    counts = torch.bincount(labels)
+    pieces = counts // smallest
+    shuffled = torch.randperm(len(labels), generator=generator)
+    shuffled = shuffled[labels[shuffled].argsort(stable=True)]
+    label = labels[shuffled]
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[label]
+    piece = rank * pieces[label] // counts[label]
+    offset = torch.rand(int(pieces.sum()), generator=generator, dtype=torch.float64)
+    place = (piece + offset[(pieces.cumsum(0) - pieces)[label] + piece]) / pieces[label]
+    return shuffled[place.argsort(stable=True)]
+
+
+def _smallest_piece(labels: Tensor, batch_size: int, classes_per_batch: int) -> int:
+    """Return the fewest images of one class in a row with which the limit holds."""
+    counts = torch.bincount(labels)
+    num_classes = int((counts > 0).sum())
+    if not 2 <= classes_per_batch < num_classes:
+        raise ValueError(
+            f"classes_per_batch: must be 2 or more and below the {num_classes} classes of the training images, got "
+            f"{classes_per_batch}; leave it out for no limit"
+        )
+    smallest = max(1, -(-(batch_size - 1) // (classes_per_batch - 1)))
+    fewest = int(counts[counts > 0].min())
+    if fewest < smallest:
+        raise ValueError(
+            f"classes_per_batch: {classes_per_batch} classes in {batch_size} images need {smallest} training images of "
+            f"every class, got {fewest} of class {int((counts == fewest).nonzero()[0])}; raise it or lower batch_size"
+        )
+    return smallest
 
 
 def evaluation_batches(

@@ -88,6 +88,7 @@ class ImageData:
         augmentation: Random changes of the training images.
         super_names: Names of groups of classes; none for most sets.
         super_of: The group of each class.
+        classes_per_batch: Most classes that a training batch holds in the first half of training; None for no limit.
 
     Raises:
         ValueError: The splits differ in shape, a label has no class, or mean and std do not fit the channels.
@@ -102,6 +103,7 @@ class ImageData:
     augmentation: Augmentation
     super_names: tuple[str, ...] = ()
     super_of: tuple[int, ...] = ()
+    classes_per_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:

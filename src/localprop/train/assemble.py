@@ -124,7 +124,8 @@ def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch
     """Build the loader of training batches.
 
     Raises:
-        ValueError: Some batch of an epoch would hold a single image, which batch normalisation cannot train on.
+        ValueError: Some batch of an epoch would hold a single image, which batch normalisation cannot train on; or
+            batches cannot be limited to so few classes.
     """
     loader = BatchLoader(
         images.train,
@@ -134,6 +135,8 @@ def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch
         augmentation=images.augmentation,
         seed=derive(config.seed, "batches"),
         device=device,
+        classes_per_batch=images.classes_per_batch,
+        limited_epochs=-(-config.epochs // 2),
     )
     if has_batch_norm(rule):
         num_images = len(images.train)
