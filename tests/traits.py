@@ -34,6 +34,8 @@ class Traits:
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
+    "ff": Traits(block_by_block=False, network_answers=False),
+    "symba": Traits(block_by_block=False, network_answers=False),
 }
 
 

@@ -4,10 +4,12 @@ from localprop.objectives.base import Objective
 from localprop.objectives.cross_entropy import CrossEntropy
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast
+from localprop.objectives.goodness import ChannelCompetition, ProjectedGoodness
 from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
 
 __all__ = [
+    "ChannelCompetition",
     "CrossEntropy",
     "DictionaryContrast",
     "FeatureContrast",
@@ -15,4 +17,5 @@ __all__ = [
     "LinearPrediction",
     "Objective",
     "Probe",
+    "ProjectedGoodness",
 ]

@@ -118,8 +118,15 @@ class Rule(nn.Module, ABC):
         """Return the images in [0, 1] that the inputs were made of: x std + mean. Shape (N, C, H, W)."""
         if self.normalisation is None:
             return x
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return x * x.new_tensor(self.normalisation.std).view(shape) + x.new_tensor(self.normalisation.mean).view(shape)
+        mean, std = self._mean_and_std(x)
+        return x * std + mean
+
+    def from_image(self, image: Tensor) -> Tensor:
+        """Return the inputs that images in [0, 1] become: (image - mean) / std. Shape (N, C, ...)."""
+        if self.normalisation is None:
+            return image
+        mean, std = self._mean_and_std(image)
+        return (image - mean) / std
 
     @contextlib.contextmanager
     def context(self, block: int, part: str = "block") -> Iterator[None]:
@@ -160,6 +167,11 @@ class Rule(nn.Module, ABC):
             raise ValueError(f"x: the weights are {weight.dtype}, got {x.dtype}; use x.to({weight.dtype})")
         if x.dtype == torch.uint8:
             raise ValueError("x: got raw bytes; scale them, as x / 255, and normalise them as in training")
+
+    def _mean_and_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.normalisation is not None
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return x.new_tensor(self.normalisation.mean).view(shape), x.new_tensor(self.normalisation.std).view(shape)
 
     def clear_gradients(self) -> None:
         """Drop every gradient of the rule's parameters."""
