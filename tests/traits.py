@@ -22,12 +22,16 @@ class Traits:
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
+        graph_of_block: A hidden block learns from the graph of its whole forward pass.
+        steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
     block_by_block: bool = True
     network_answers: bool = True
+    graph_of_block: bool = True
+    steady: bool = True
     refused: frozenset[str] = frozenset()
 
 
@@ -35,6 +39,8 @@ _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
     "ff": Traits(block_by_block=False, network_answers=False),
+    "forward-gradient": Traits(graph_of_block=False, steady=False),
+    "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
 }
 

@@ -11,9 +11,11 @@ from localprop.functional.goodness import Border, Reduction, symmetric_loss, thr
 from localprop.methods.common import Specs
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import ChannelCompetition, CrossEntropy, ProjectedGoodness
+from localprop.objectives import ChannelCompetition, CrossEntropy, LinearPrediction, Probe, ProjectedGoodness
 from localprop.rules import Greedy
 from localprop.rules.forward_forward import ClassPattern, ForwardForward, Inference, LabelOverlay, Negatives
+from localprop.rules.forward_gradient import ForwardGradient, Perturbation
+from localprop.rules.hebbian import SoftHebb
 
 
 def mono_forward(net: LocalNetwork, specs: Specs) -> Greedy:
@@ -118,6 +120,34 @@ def symba(
     )
 
 
+def soft_hebb(net: LocalNetwork, specs: Specs, *, temperature: float = 0.1, feature_budget: int = 2048) -> SoftHebb:
+    """Train hidden layers by soft competition, and read every block by a linear probe.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        temperature: Positive divisor tau of the activities that compete.
+        feature_budget: Most features that a probe reads.
+    """
+    probes = [Probe(spec, feature_budget=feature_budget) for spec in specs[:-1]]
+    return SoftHebb(net, [*probes, CrossEntropy(specs[-1])], temperature=temperature)
+
+
+def forward_gradient(
+    net: LocalNetwork, specs: Specs, *, perturb: Perturbation = "activities", feature_budget: int = 2048
+) -> ForwardGradient:
+    """Train every block by random slopes of the loss of a linear classifier on its pooled output.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        perturb: What the random directions move.
+        feature_budget: Most features that a classifier reads.
+    """
+    hidden = [LinearPrediction(spec, feature_budget=feature_budget) for spec in specs[:-1]]
+    return ForwardGradient(net, [*hidden, CrossEntropy(specs[-1])], perturb=perturb)
+
+
 def _label(specs: Specs, label: str, strength: float) -> LabelOverlay | ClassPattern:
     if label not in ("overlay", "pattern"):
         raise ValueError(f"label: must be 'overlay' or 'pattern', got {label!r}")
@@ -165,5 +195,24 @@ METHODS = (
         paper("papachristodoulou2024convolutional"),
         channel_competition,
         "none",
+    ),
+    Method(
+        "softhebb",
+        "SoftHebb: soft winner-take-all Hebbian learning",
+        "forward-only",
+        2023,
+        paper("journe2023hebbian"),
+        soft_hebb,
+        "one linear probe a block, which trains no block",
+        training={"weight_decay": 0.0},
+    ),
+    Method(
+        "forward-gradient",
+        "Forward gradient: random slopes of local losses",
+        "forward-only",
+        2023,
+        paper("ren2023scaling"),
+        forward_gradient,
+        "one linear layer a block",
     ),
 )
