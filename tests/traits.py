@@ -40,6 +40,7 @@ _EXCEPTIONS: dict[str, Traits] = {
     "feat": Traits(hidden_predictions=False),
     "ff": Traits(block_by_block=False, network_answers=False),
     "forward-gradient": Traits(graph_of_block=False, steady=False),
+    "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
 }

@@ -16,6 +16,7 @@ from localprop.rules import Greedy
 from localprop.rules.forward_forward import ClassPattern, ForwardForward, Inference, LabelOverlay, Negatives
 from localprop.rules.forward_gradient import ForwardGradient, Perturbation
 from localprop.rules.hebbian import SoftHebb
+from localprop.rules.pepita import Pepita
 
 
 def mono_forward(net: LocalNetwork, specs: Specs) -> Greedy:
@@ -148,6 +149,17 @@ def forward_gradient(
     return ForwardGradient(net, [*hidden, CrossEntropy(specs[-1])], perturb=perturb)
 
 
+def pepita(net: LocalNetwork, specs: Specs, *, strength: float = 0.05) -> Pepita:
+    """Train every layer by how its activity changes when the error is added to the input.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        strength: Scale of the random feedback from the error to the input.
+    """
+    return Pepita(net, specs, strength=strength)
+
+
 def _label(specs: Specs, label: str, strength: float) -> LabelOverlay | ClassPattern:
     if label not in ("overlay", "pattern"):
         raise ValueError(f"label: must be 'overlay' or 'pattern', got {label!r}")
@@ -214,5 +226,18 @@ METHODS = (
         paper("ren2023scaling"),
         forward_gradient,
         "one linear layer a block",
+    ),
+    Method(
+        "pepita",
+        "PEPITA: the error modulates the input of a second pass",
+        "forward-only",
+        2022,
+        paper("dellaferrera2022error"),
+        pepita,
+        "none",
+        training={"weight_decay": 0.0},
+        passes=2,
+        updates_in_forward=False,
+        global_error=True,
     ),
 )

@@ -188,3 +188,9 @@ class Rule(nn.Module, ABC):
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Return the trainable ones of `parameters`, in order, each once."""
     return list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+
+
+def block_groups(net: LocalNetwork) -> dict[Key, list[nn.Parameter]]:
+    """Return one group (block, "block") for every block that has trainable parameters."""
+    groups = {(index, "block"): unique(list(block.parameters())) for index, block in enumerate(net.blocks)}
+    return {key: parameters for key, parameters in groups.items() if parameters}

@@ -20,14 +20,14 @@ from localprop.functional.goodness import (
 )
 from localprop.functional.pooling import average_positions
 from localprop.network import LocalNetwork, still_statistics
-from localprop.rules.base import Rule, unique
+from localprop.rules.base import Rule, block_groups
 from localprop.seed import derive
 from localprop.types import BlockSpec, BlockStep, Key
 
 Negatives = Literal["uniform", "hard"]
 Inference = Literal["goodness", "softmax"]
+PairLoss = Callable[[Tensor, Tensor], Tensor]
 READOUT: Key = (None, "readout")
-PAIR_LOSS = Callable[[Tensor, Tensor], Tensor]
 
 
 class ForwardForward(Rule):
@@ -67,7 +67,7 @@ class ForwardForward(Rule):
         net: LocalNetwork,
         specs: Sequence[BlockSpec],
         label: nn.Module,
-        losses: Sequence[PAIR_LOSS],
+        losses: Sequence[PairLoss],
         *,
         reduction: Reduction = "sum",
         border: Border = "rms",
@@ -101,10 +101,7 @@ class ForwardForward(Rule):
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return one group a block, then the readout if it answers."""
-        groups: dict[Key, list[nn.Parameter]] = {}
-        for index, block in enumerate(self.net.blocks):
-            if parameters := unique(list(block.parameters())):
-                groups[index, "block"] = parameters
+        groups = block_groups(self.net)
         if self.readout is not None:
             groups[READOUT] = list(self.readout.parameters())
         return groups
