@@ -22,7 +22,7 @@ class Traits:
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
-        graph_of_block: A hidden block learns from the graph of its whole forward pass.
+        graph_of_block: Block and objective learn from one graph; otherwise from less.
         steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
         refused: Networks of the tests that the method cannot train, by name.
     """

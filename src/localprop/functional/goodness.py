@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localprop.functional.dictionary import pool_embeddings
 from localprop.functional.pooling import average_positions
 
 Reduction = Literal["sum", "mean"]
@@ -35,7 +36,8 @@ def goodness(h: Tensor, reduction: Reduction = "sum") -> Tensor:
 def group_goodness(h: Tensor, num_groups: int, channel_axis: int = 1) -> Tensor:
     """Give each class a contiguous group of channels: G_{n,z} = mean of h_{n,c,k}^2 over the channels c of group z and k.
 
-    With C = q Z + r channels the first r groups have q + 1 channels, the others q.
+    Group z holds the channels floor(z C / Z) .. ceil((z + 1) C / Z) - 1: C / Z each where Z divides C; otherwise
+    neighbouring groups share a channel.
 
     Args:
         h: Block output. Shape (N, C, ...) with `channel_axis` 1, (N, K, C) with -1, or (N, H): then C = H.
@@ -48,7 +50,7 @@ def group_goodness(h: Tensor, num_groups: int, channel_axis: int = 1) -> Tensor:
         Algorithm", AAAI 2024, arXiv:2312.12668.
     """
     squares = average_positions(h.to(torch.promote_types(h.dtype, torch.float32)).square(), channel_axis)
-    return torch.stack([group.mean(1) for group in squares.tensor_split(num_groups, dim=1)], dim=1)
+    return pool_embeddings(squares, num_groups)
 
 
 def threshold_loss(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
@@ -64,7 +66,7 @@ def threshold_loss(positive: Tensor, negative: Tensor, threshold: float) -> Tens
 
     References: Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv:2212.13345.
     """
-    return (F.softplus(threshold - positive) + F.softplus(negative - threshold)).mean()
+    return -(F.logsigmoid(positive - threshold) + F.logsigmoid(threshold - negative)).mean()
 
 
 def symmetric_loss(positive: Tensor, negative: Tensor, sharpness: float) -> Tensor:
@@ -78,11 +80,13 @@ def symmetric_loss(positive: Tensor, negative: Tensor, sharpness: float) -> Tens
     References: Lee and Song, "SymBa: Symmetric Backpropagation-Free Contrastive Learning with Forward-Forward
         Algorithm for Optimizing Convergence", 2023, arXiv:2303.08418.
     """
-    return F.softplus(-sharpness * (positive - negative)).mean()
+    return -F.logsigmoid(sharpness * (positive - negative)).mean()
 
 
 def normalise_activity(h: Tensor, border: Border = "rms") -> Tensor:
-    """Leave of each sample's activity its direction alone: h / sqrt(mean_j h_j^2 + 1e-8), or h / sqrt(sum_j ... + 1e-8).
+    """Leave of each sample's activity its direction alone: h / sqrt(mean_j h_j^2), or h / sqrt(sum_j h_j^2).
+
+    A sample of zeros stays what it is.
 
     Args:
         h: Block output. Shape (N, ...).
@@ -90,8 +94,8 @@ def normalise_activity(h: Tensor, border: Border = "rms") -> Tensor:
 
     Shape: that of `h`.
     """
-    size = goodness(h, "mean" if border == "rms" else "sum")
-    return h * (size + 1e-8).rsqrt().to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+    size = goodness(h, "mean" if border == "rms" else "sum").sqrt().clamp(min=1e-8)
+    return h / size.to(h.dtype).view(-1, *[1] * (h.dim() - 1))
 
 
 def wrong_labels(target: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:

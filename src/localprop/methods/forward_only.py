@@ -43,7 +43,7 @@ def forward_forward(
     net: LocalNetwork,
     specs: Specs,
     *,
-    label: Literal["overlay", "pattern"] = "overlay",
+    label: Literal["overlay", "pattern"] = "pattern",
     strength: float = 1.0,
     goodness: Reduction = "sum",
     threshold: float = 1.0,
@@ -178,6 +178,7 @@ METHODS = (
         paper("hinton2022forward"),
         forward_forward,
         "none",
+        training={"batch_size": 64, "lr": 0.001},
         passes=3,
     ),
     Method(
@@ -188,6 +189,7 @@ METHODS = (
         paper("lee2023symba"),
         symba,
         "none",
+        training={"batch_size": 64, "lr": 0.001},
         passes=3,
     ),
     Method(

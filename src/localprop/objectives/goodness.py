@@ -63,8 +63,7 @@ class ChannelCompetition(Objective):
     Raises:
         ValueError: The block has fewer channels than there are classes.
 
-    Note: The paper's networks have a multiple of Z channels. Other numbers are split as evenly as they can be: groups
-        differ by one channel at most.
+    Note: The paper's networks have a multiple of Z channels. With other numbers neighbouring classes share a channel.
 
     References: Papachristodoulou et al., "Convolutional Channel-Wise Competitive Learning for the Forward-Forward
         Algorithm", AAAI 2024, arXiv:2312.12668.
