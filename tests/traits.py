@@ -28,6 +28,8 @@ class Traits:
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
         needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         loss_floor: Least value of a hidden block's loss on batches of 16 images and 4 classes.
+        graph_of_block: Block and objective learn from one graph; otherwise from less.
+        steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
@@ -39,6 +41,8 @@ class Traits:
     own_network: bool = False
     needs_image: bool = False
     loss_floor: float = 0.0
+    graph_of_block: bool = True
+    steady: bool = True
     refused: frozenset[str] = frozenset()
 
 
@@ -54,13 +58,17 @@ _EXCEPTIONS: dict[str, Traits] = {
     "overlap": Traits(silent_blocks=1, block_by_block=False),
     "hpff": Traits(block_by_block=False),
     "man": Traits(all_trained=False),
-    "contrast": Traits(hidden_predictions=False),
     "contrast": Traits(hidden_predictions=False, loss_floor=math.log(3)),  # three positives, told from the rest
     "contrec": Traits(hidden_predictions=False, needs_image=True),
     "infopro-softmax": Traits(needs_image=True),
     "infopro-contrast": Traits(hidden_predictions=False, needs_image=True),
     "sim": Traits(hidden_predictions=False),
     "sim-bpf": Traits(hidden_predictions=False),
+    "ff": Traits(block_by_block=False, network_answers=False),
+    "forward-gradient": Traits(graph_of_block=False, steady=False),
+    "pepita": Traits(hidden_predictions=False, block_by_block=False),
+    "softhebb": Traits(graph_of_block=False),
+    "symba": Traits(block_by_block=False, network_answers=False),
 }
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
@@ -194,6 +195,21 @@ class LocalNetwork(nn.Module):
             num_classes,
             tuple(h.shape[1:]),
         )
+
+
+@contextlib.contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """Run `module` inside as it is, but let no running statistics of its batch normalisations move."""
+    moving = [
+        part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats and part.training
+    ]
+    for part in moving:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in moving:
+            part.track_running_stats = True
 
 
 def body_and_tail(block: nn.Module) -> tuple[nn.Module, nn.Module]:

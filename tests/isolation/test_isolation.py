@@ -163,8 +163,11 @@ def test_one_blocks_graph_is_alive_at_a_time(method: str):
             saved.peak = 0
     assert saved.now == 0
     assert min(own) > 0
-    assert peaks[: len(own)] == own
-    assert max(peaks) == max(own)
+    assert all(peak <= of_block for peak, of_block in zip(peaks, own, strict=False))
+    assert max(peaks) <= max(own)
+    if traits(method).graph_of_block:
+        assert peaks[: len(own)] == own
+        assert max(peaks) == max(own)
 
 
 def entrance(block: nn.Module) -> nn.Module:

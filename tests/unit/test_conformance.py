@@ -190,6 +190,9 @@ def test_a_few_steps_lower_every_blocks_loss(method: str, name: str):
     executor = LocalExecutor(rule, adamw)
     history = [[step.loss for step in executor.step(i, x, y) if step.loss is not None] for i in range(40)]
     losses = torch.tensor(history)
+    if not traits(method).steady:
+        assert losses[-3:].sum(1).mean() < 0.9 * losses[0].sum()
+        return
     losses[:, :-1] -= traits(method).loss_floor
     # A static dictionary leaves four channels little to learn, so the bar is low for one block and high for the last.
     assert bool((losses[-3:].mean(0) < 0.99 * losses[0]).all()), (losses[0], losses[-1])

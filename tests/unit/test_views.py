@@ -69,11 +69,11 @@ def batch() -> tuple[Tensor, Tensor]:
     return images(6, size=16), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def test_normalised_is_the_inverse_of_image():
+def test_inputs_are_made_of_images_and_back():
     rule = build("simclr-local")
     rule.normalisation = Normalisation((0.1, 0.2, 0.3), (0.5, 2.0, 1.5))
     x = images(2)
-    torch.testing.assert_close(rule.normalised(rule.image(x)), x)
+    torch.testing.assert_close(rule.from_image(rule.image(x)), x)
 
 
 def test_views_of_the_users_own_are_taken():

@@ -31,6 +31,10 @@ class _MeanOverPositions(torch.autograd.Function):
         out = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=grad.device)
         return out.copy_((grad / num_positions).expand(ctx.shape)), None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, dims: None) -> Tensor:
+        return tangent.mean(ctx.dims, dtype=torch.promote_types(tangent.dtype, torch.float32))
+
 
 def average_positions(h: Tensor, channel_axis: int = 1) -> Tensor:
     """Average features over all positions: hbar_c = (1/K) sum_k h_{c,k}.

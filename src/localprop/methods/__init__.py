@@ -16,6 +16,7 @@ from localprop.methods import (
     bounds,
     contrastive,
     dictionary,
+    forward_only,
     greedy,
     information,
     local_error,
@@ -43,6 +44,7 @@ _FAMILIES = (
     overlap,
     auxiliary,
     self_supervised,
+    forward_only,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -6,6 +6,7 @@ from localprop.objectives.coarse import CoarsePrediction
 from localprop.objectives.cross_entropy import CrossEntropy
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast, HeadContrast
+from localprop.objectives.goodness import ChannelCompetition, ProjectedGoodness
 from localprop.objectives.head_prediction import HeadPrediction
 from localprop.objectives.heads import ConvolutionalHead, PooledLinear
 from localprop.objectives.image import ImagePrediction
@@ -20,6 +21,7 @@ from localprop.objectives.weighted import WeightedSum
 
 __all__ = [
     "AuxiliaryNetwork",
+    "ChannelCompetition",
     "CoarsePrediction",
     "CodePrediction",
     "CodeSimilarity",
@@ -36,6 +38,7 @@ __all__ = [
     "Objective",
     "PooledLinear",
     "Probe",
+    "ProjectedGoodness",
     "Reconstruction",
     "RotationPrediction",
     "RowPrediction",

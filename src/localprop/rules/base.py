@@ -117,15 +117,14 @@ class Rule(nn.Module, ABC):
         """Return the images in [0, 1] that the inputs were made of: x std + mean. Shape (N, C, H, W)."""
         if self.normalisation is None:
             return x
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return x * x.new_tensor(self.normalisation.std).view(shape) + x.new_tensor(self.normalisation.mean).view(shape)
+        mean, std = self._mean_and_std(x)
+        return x * std + mean
 
-    def normalised(self, image: Tensor) -> Tensor:
-        """Return the inputs that images in [0, 1] become, (image - mean) / std: the inverse of `image`."""
+    def from_image(self, image: Tensor) -> Tensor:
+        """Return the inputs that images in [0, 1] become: (image - mean) / std. Shape (N, C, ...)."""
         if self.normalisation is None:
             return image
-        shape = (1, -1, *[1] * (image.dim() - 2))
-        mean, std = (image.new_tensor(v).view(shape) for v in (self.normalisation.mean, self.normalisation.std))
+        mean, std = self._mean_and_std(image)
         return (image - mean) / std
 
     @contextlib.contextmanager
@@ -168,6 +167,11 @@ class Rule(nn.Module, ABC):
         if x.dtype == torch.uint8:
             raise ValueError("x: got raw bytes; scale them, as x / 255, and normalise them as in training")
 
+    def _mean_and_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.normalisation is not None
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return x.new_tensor(self.normalisation.mean).view(shape), x.new_tensor(self.normalisation.std).view(shape)
+
     def clear_gradients(self) -> None:
         """Drop every gradient of the rule's parameters."""
         for parameter in self.parameters():
@@ -202,3 +206,9 @@ def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
 def has_batch_norm(module: nn.Module) -> bool:
     """Tell whether a module normalises over the batch, which takes two samples to train."""
     return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def block_groups(net: LocalNetwork) -> dict[Key, list[nn.Parameter]]:
+    """Return one group (block, "block") for every block that has trainable parameters."""
+    groups = {(index, "block"): unique(list(block.parameters())) for index, block in enumerate(net.blocks)}
+    return {key: parameters for key, parameters in groups.items() if parameters}

@@ -80,7 +80,7 @@ class GreedyViews(Greedy):
         images = self.image(x)
         generator = torch.Generator().manual_seed(derive(self.seed, "views", self._step, self._passes))
         views = [random_view(images, generator, smallest_crop=self.smallest_crop, jitter=self.jitter) for _ in range(2)]
-        return self.normalised(torch.cat(views)).contiguous(memory_format=layout_of(x))
+        return self.from_image(torch.cat(views)).contiguous(memory_format=layout_of(x))
 
 
 class PatchGrid(NamedTuple):
