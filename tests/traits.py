@@ -21,19 +21,26 @@ class Traits:
         hidden_predictions: Hidden blocks make predictions.
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
+        hidden_losses: Hidden blocks have a loss of their own.
         network_answers: The answer is that of `rule.net` as a plain module.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
     block_by_block: bool = True
+    hidden_losses: bool = True
     network_answers: bool = True
     refused: frozenset[str] = frozenset()
 
 
+_GLOBAL_ERROR = Traits(hidden_predictions=False, block_by_block=False, hidden_losses=False)
+"""The error of the last block reaches the others, which have no loss and make no prediction."""
+
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
+    "drtp": Traits(hidden_predictions=False),
+    **dict.fromkeys(("fa", "usf", "brsf", "frsf", "dfa", "sdfa"), _GLOBAL_ERROR),
 }
 
 

@@ -6,6 +6,7 @@ from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast
 from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
+from localprop.objectives.random_target import RandomTargetProjection
 
 __all__ = [
     "CrossEntropy",
@@ -15,4 +16,5 @@ __all__ = [
     "LinearPrediction",
     "Objective",
     "Probe",
+    "RandomTargetProjection",
 ]

@@ -3,6 +3,8 @@
 from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
+from localprop.rules.direct_feedback import DirectFeedback
+from localprop.rules.feedback import FeedbackAlignment
 from localprop.rules.greedy import Greedy
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Rule"]
+__all__ = ["Backprop", "DirectFeedback", "FeedbackAlignment", "Greedy", "GreedyAveraged", "Rule"]
