@@ -86,9 +86,10 @@ def initial_std(shape: Sequence[int], initialisation: Initialisation = "kaiming"
     return math.sqrt(1 / (3 * fan_in) if initialisation == "kaiming" else 2 / (fan_in + fan_out))
 
 
-def initial_magnitude(shape: Sequence[int], initialisation: Initialisation = "kaiming") -> Tensor:
-    """Draw |M| on the host, with M distributed as weights are at their start: uniform, of `initial_std`."""
-    return torch.rand(tuple(shape)) * (math.sqrt(3) * initial_std(shape, initialisation))
+def initial_magnitude(weight: Tensor, initialisation: Initialisation = "kaiming") -> Tensor:
+    """Draw |M| on the host, with M distributed as `weight` is at its start: uniform, of `initial_std`."""
+    drawn = torch.rand(weight.shape).to(weight.dtype)  # the same numbers in every precision
+    return drawn * (math.sqrt(3) * initial_std(weight.shape, initialisation))
 
 
 def alignment(weights: Sequence[Tensor], feedback: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from localprop.citations import paper
 from localprop.functional.feedback import Initialisation, initial_magnitude, initial_std
@@ -29,9 +30,11 @@ def uniform_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisat
         specs: Its blocks.
         initialisation: What the weights are taken to start with: "kaiming", PyTorch's own, or "xavier".
     """
-    return FeedbackAlignment(
-        net, specs, lambda weight: SignFeedback(weight, torch.tensor(initial_std(weight.shape, initialisation)))
-    )
+
+    def feedback(weight: Tensor) -> SignFeedback:
+        return SignFeedback(weight, weight.new_tensor(initial_std(weight.shape, initialisation)))
+
+    return FeedbackAlignment(net, specs, feedback)
 
 
 def redrawn_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisation = "kaiming") -> FeedbackAlignment:
@@ -53,9 +56,7 @@ def fixed_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisatio
         specs: Its blocks.
         initialisation: How magnitudes are drawn: as weights are by "kaiming", PyTorch's own, or "xavier".
     """
-    return FeedbackAlignment(
-        net, specs, lambda weight: SignFeedback(weight, initial_magnitude(weight.shape, initialisation))
-    )
+    return FeedbackAlignment(net, specs, lambda weight: SignFeedback(weight, initial_magnitude(weight, initialisation)))
 
 
 def direct_feedback(net: LocalNetwork, specs: Specs) -> DirectFeedback:

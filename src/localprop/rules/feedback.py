@@ -87,7 +87,7 @@ class RedrawnSignFeedback(Feedback):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Draw the magnitude, and give it the signs of W."""
-        return weight.sign() * feedback.initial_magnitude(weight.shape, self.initialisation).to(weight)
+        return weight.sign() * feedback.initial_magnitude(weight, self.initialisation).to(weight.device)
 
 
 class BackwardWeights(TorchFunctionMode):
@@ -172,7 +172,7 @@ class FeedbackAlignment(Backprop):
         groups = self.parameter_groups()
         self._passes += 1
         try:
-            matrices = self._matrices()
+            matrices = self.backward_weights()
             h, loss, logits = self._forward_blocks(x, y, matrices)
             head: Tensor | None = loss if scale == 1.0 else loss * scale
             delta: Tensor | None = None
@@ -208,7 +208,7 @@ class FeedbackAlignment(Backprop):
         return h[1:], F.cross_entropy(logits, y), logits
 
     @torch.no_grad()
-    def _matrices(self) -> dict[Tensor, Tensor]:
+    def backward_weights(self) -> dict[Tensor, Tensor]:
         """Return W -> B of every layer for this step; parts of an accumulated batch share what is drawn."""
         matrices: dict[Tensor, Tensor] = {}
         for number, ((weight, _), layer_feedback) in enumerate(zip(self._layers(), self.feedback, strict=True)):
