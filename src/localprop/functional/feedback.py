@@ -31,8 +31,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, feedback: T
     """
     x, weight, bias, feedback = _in_autocast_dtype(x, weight, bias, feedback)
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _Linear.apply(x, weight, bias, feedback)
-        return out
+        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, feedback)
+    return out.view(*x.shape[:-1], -1)
 
 
 def convolution(
@@ -168,10 +168,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, feedback = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        grad_x = None if feedback is None else (rows @ feedback).view(*grad.shape[:-1], -1)
-        grad_weight = None if x is None else rows.t() @ x.reshape(-1, x.shape[-1])
-        return grad_x, grad_weight, rows.sum(0) if ctx.needs_input_grad[2] else None, None
+        grad_x = None if feedback is None else grad @ feedback
+        grad_weight = None if x is None else grad.t() @ x
+        return grad_x, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 class _Convolution(torch.autograd.Function):
