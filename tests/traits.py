@@ -23,6 +23,7 @@ class Traits:
         silent_blocks: How many of the first blocks make none even then.
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
+        hidden_losses: Hidden blocks have a loss of their own.
         network_answers: The answer is that of `rule.net` as a plain module.
         all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
@@ -36,6 +37,7 @@ class Traits:
     hidden_predictions: bool = True
     silent_blocks: int = 0
     block_by_block: bool = True
+    hidden_losses: bool = True
     network_answers: bool = True
     all_trained: bool = True
     own_network: bool = False
@@ -45,6 +47,9 @@ class Traits:
     steady: bool = True
     refused: frozenset[str] = frozenset()
 
+
+_GLOBAL_ERROR = Traits(hidden_predictions=False, block_by_block=False, hidden_losses=False)
+"""The error of the last block reaches the others, which have no loss and make no prediction."""
 
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
@@ -69,6 +74,8 @@ _EXCEPTIONS: dict[str, Traits] = {
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
+    "drtp": Traits(hidden_predictions=False),
+    **dict.fromkeys(("fa", "usf", "brsf", "frsf", "dfa", "sdfa"), _GLOBAL_ERROR),
 }
 
 

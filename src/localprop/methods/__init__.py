@@ -16,6 +16,7 @@ from localprop.methods import (
     bounds,
     contrastive,
     dictionary,
+    feedback,
     forward_only,
     greedy,
     information,
@@ -45,6 +46,7 @@ _FAMILIES = (
     auxiliary,
     self_supervised,
     forward_only,
+    feedback,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -13,6 +13,7 @@ from localprop.objectives.image import ImagePrediction
 from localprop.objectives.label_code import CodePrediction, CodeSimilarity, LabelCode
 from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
+from localprop.objectives.random_target import RandomTargetProjection
 from localprop.objectives.reconstruction import Reconstruction
 from localprop.objectives.rotation import RotationPrediction
 from localprop.objectives.self_supervised import RowPrediction, SelfSupervised, ViewContrast
@@ -39,6 +40,7 @@ __all__ = [
     "PooledLinear",
     "Probe",
     "ProjectedGoodness",
+    "RandomTargetProjection",
     "Reconstruction",
     "RotationPrediction",
     "RowPrediction",

@@ -3,6 +3,8 @@
 from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
+from localprop.rules.direct_feedback import DirectFeedback
+from localprop.rules.feedback import FeedbackAlignment
 from localprop.rules.greedy import Greedy
 from localprop.rules.mixed import GreedyMixed
 from localprop.rules.momentum import GreedyMomentum
@@ -12,7 +14,9 @@ from localprop.rules.self_supervised import EndToEndPatches, GreedyPatches, Gree
 
 __all__ = [
     "Backprop",
+    "DirectFeedback",
     "EndToEndPatches",
+    "FeedbackAlignment",
     "Greedy",
     "GreedyAveraged",
     "GreedyMixed",

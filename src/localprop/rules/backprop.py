@@ -30,9 +30,7 @@ class Backprop(Rule):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for: backprop needs them all.
         """
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(f"blocks: backprop trains the network as a whole, got {blocks}; choose a local method")
-        self.check_batch(x, y, range(len(self.net)))
+        self.check_whole(x, y, blocks)
         self._passes += 1
         try:
             logits = self._forward(x)
@@ -49,6 +47,14 @@ class Backprop(Rule):
         self.check_input(x)
         with torch.no_grad():
             return [None] * (len(self.net) - 1) + [self._forward(x)]
+
+    def check_whole(self, x: Tensor, y: Tensor, blocks: range | None) -> None:
+        """Refuse a batch that does not fit, or a stretch of blocks: a global error needs the whole network."""
+        if blocks is not None and blocks != range(len(self.net)):
+            raise ValueError(
+                f"blocks: {type(self).__name__} trains the network as a whole, got {blocks}; choose a local method"
+            )
+        self.check_batch(x, y, range(len(self.net)))
 
     def _forward(self, x: Tensor) -> Tensor:
         h = x

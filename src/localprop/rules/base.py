@@ -212,3 +212,8 @@ def block_groups(net: LocalNetwork) -> dict[Key, list[nn.Parameter]]:
     """Return one group (block, "block") for every block that has trainable parameters."""
     groups = {(index, "block"): unique(list(block.parameters())) for index, block in enumerate(net.blocks)}
     return {key: parameters for key, parameters in groups.items() if parameters}
+
+
+def groups_from_the_last(net: LocalNetwork) -> dict[Key, list[nn.Parameter]]:
+    """Return `block_groups` from the last block to the first, the order in which errors go back."""
+    return dict(reversed(block_groups(net).items()))

@@ -15,7 +15,7 @@ from localprop.types import BlockStep
 def block_rows(
     steps: Sequence[BlockStep], y: Tensor, *, place: Mapping[str, object], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return one row for each group that has a loss: the loss, the error on the batch in percent, and its logs.
+    """Return one row for each group that has a loss or logs: these, and the error on the batch in percent.
 
     Args:
         steps: What the groups did in one optimiser step.
@@ -25,7 +25,7 @@ def block_rows(
     """
     rows = []
     for step in steps:
-        if step.loss is None:
+        if step.loss is None and not step.logs:
             continue
         block, _ = step.key
         rows.append(
@@ -34,7 +34,7 @@ def block_rows(
                 **place,
                 "block": block,
                 "name": key_name(step.key) if block is None else names[block],
-                "loss": float(step.loss),
+                "loss": None if step.loss is None else float(step.loss),
                 "error": None if step.logits is None else _error(step.logits, y),
                 **{name: float(value) for name, value in step.logs.items()},
             }

@@ -1,0 +1,149 @@
+"""Feedback: errors that are sent back by other weights, or straight to every block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from localprop.citations import paper
+from localprop.functional.feedback import Initialisation, initial_magnitude, initial_std
+from localprop.methods.common import Specs
+from localprop.methods.method import Method
+from localprop.network import LocalNetwork
+from localprop.objectives import CrossEntropy, RandomTargetProjection
+from localprop.rules import DirectFeedback, FeedbackAlignment, Greedy, Rule
+from localprop.rules.feedback import RandomFeedback, RedrawnSignFeedback, SignFeedback
+
+
+def feedback_alignment(net: LocalNetwork, specs: Specs) -> FeedbackAlignment:
+    """Send the error back by fixed random weights."""
+    return FeedbackAlignment(net, specs, RandomFeedback)
+
+
+def uniform_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisation = "kaiming") -> FeedbackAlignment:
+    """Send the error back by the signs of the weights, times the standard deviation that they started with.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        initialisation: What the weights are taken to start with: "kaiming", PyTorch's own, or "xavier".
+    """
+
+    def feedback(weight: Tensor) -> SignFeedback:
+        return SignFeedback(weight, weight.new_tensor(initial_std(weight.shape, initialisation)))
+
+    return FeedbackAlignment(net, specs, feedback)
+
+
+def redrawn_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisation = "kaiming") -> FeedbackAlignment:
+    """Send the error back by the signs of the weights, with magnitudes drawn anew every step.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        initialisation: How magnitudes are drawn: as weights are by "kaiming", PyTorch's own, or "xavier".
+    """
+    return FeedbackAlignment(net, specs, lambda weight: RedrawnSignFeedback(weight, initialisation))
+
+
+def fixed_sign(net: LocalNetwork, specs: Specs, *, initialisation: Initialisation = "kaiming") -> FeedbackAlignment:
+    """Send the error back by the signs of the weights, with magnitudes drawn once.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        initialisation: How magnitudes are drawn: as weights are by "kaiming", PyTorch's own, or "xavier".
+    """
+    return FeedbackAlignment(net, specs, lambda weight: SignFeedback(weight, initial_magnitude(weight, initialisation)))
+
+
+def direct_feedback(net: LocalNetwork, specs: Specs) -> DirectFeedback:
+    """Send the error straight to every block."""
+    return DirectFeedback(net, specs)
+
+
+def direct_sign_feedback(net: LocalNetwork, specs: Specs) -> DirectFeedback:
+    """Send the sign of the error straight to every block."""
+    return DirectFeedback(net, specs, torch.sign)
+
+
+def random_target(net: LocalNetwork, specs: Specs) -> Greedy:
+    """Send the target straight to every block."""
+    return Greedy(net, [*(RandomTargetProjection(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+
+
+def _by_error(
+    name: str, title: str, year: int, source: str, builder: Callable[..., Rule], *, passes: int = 1
+) -> Method:
+    return Method(
+        name,
+        title,
+        "feedback",
+        year,
+        paper(source),
+        builder,
+        "none",
+        messages="gradients",
+        passes=passes,
+        updates_in_forward=False,
+        global_error=True,
+    )
+
+
+METHODS = (
+    _by_error(
+        "fa",
+        "Feedback alignment: fixed random backward weights",
+        2016,
+        "lillicrap2016random",
+        feedback_alignment,
+    ),
+    _by_error(
+        "usf",
+        "Uniform sign-symmetric feedback: the signs of the weights",
+        2016,
+        "liao2016important",
+        uniform_sign,
+    ),
+    _by_error(
+        "brsf",
+        "Batchwise random sign-symmetric feedback: redrawn magnitudes",
+        2016,
+        "liao2016important",
+        redrawn_sign,
+    ),
+    _by_error(
+        "frsf",
+        "Fixed random sign-symmetric feedback: fixed magnitudes",
+        2016,
+        "liao2016important",
+        fixed_sign,
+    ),
+    _by_error(
+        "dfa",
+        "Direct feedback alignment: the error, projected to every block",
+        2016,
+        "nokland2016direct",
+        direct_feedback,
+        passes=2,
+    ),
+    _by_error(
+        "sdfa",
+        "Sign-based direct feedback alignment",
+        2021,
+        "frenkel2021learning",
+        direct_sign_feedback,
+        passes=2,
+    ),
+    Method(
+        "drtp",
+        "Direct random target projection: the target, projected to every block",
+        "feedback",
+        2021,
+        paper("frenkel2021learning"),
+        random_target,
+        "none",
+    ),
+)
