@@ -3,6 +3,17 @@
 from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
+from localprop.rules.critic import LocalCritic
 from localprop.rules.greedy import Greedy
+from localprop.rules.synthetic import SyntheticGradients
+from localprop.rules.target import TargetPropagation
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Rule"]
+__all__ = [
+    "Backprop",
+    "Greedy",
+    "GreedyAveraged",
+    "LocalCritic",
+    "Rule",
+    "SyntheticGradients",
+    "TargetPropagation",
+]

@@ -135,7 +135,7 @@ def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch
         seed=derive(config.seed, "batches"),
         device=device,
     )
-    if any(isinstance(module, _BatchNorm) for module in rule.net.modules()):
+    if any(isinstance(module, _BatchNorm) for module in rule.modules()):
         num_images = len(images.train)
         last = num_images - (len(loader) - 1) * config.batch_size
         for size in {min(config.batch_size, num_images), last}:

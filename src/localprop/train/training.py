@@ -154,7 +154,8 @@ class Training:
         lr = next(iter(self.executor.optimizers.values())).param_groups[0]["lr"]
         measured = {"lr": float(lr), "images_per_second": speed, "step_seconds": seconds}
         write({"kind": "step", **self._place(), **measured})
-        last = rows[-1] if rows else {"loss": None, "error": None}
+        predicting = [row for row in rows if row["error"] is not None]
+        last = next(reversed(predicting or rows), {"loss": None, "error": None})
         epoch = self.step / self.steps_per_epoch
         console.step(self.step, epoch=epoch, loss=last["loss"], images_per_second=speed, error=last["error"])
 
