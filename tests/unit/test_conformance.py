@@ -199,7 +199,7 @@ def test_a_few_steps_lower_every_blocks_loss(method: str, name: str):
     assert any(is_last(key, network.blocks) for key in history)
     for key, losses in history.items():
         last = is_last(key, network.blocks)
-        # A static dictionary leaves four channels little to learn, so the bar is low for one block and high for the last.
+        # A static dictionary leaves four channels little to learn: the bar is low for one block, high for the last.
         if last or key[1] not in traits(method).moving_targets:
             assert sum(losses[-3:]) / 3 < (0.9 if last else 0.99) * losses[0], (key, losses)
 

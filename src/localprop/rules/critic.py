@@ -59,19 +59,19 @@ class LocalCritic(Chained):
     def _train(self, x: Tensor, y: Tensor, scale: float) -> Iterator[BlockStep]:
         for index, block in enumerate(self.net.blocks):
             _, block_input, h, output = self._run(index, x)
-            losses, logits = self._losses(index, h, y)
-            loss = losses.mean()
+            logits = self._logits(index, h)
+            loss = F.cross_entropy(logits, y)
             if trained := unique(list(block.parameters())):
                 torch.autograd.backward(loss, torch.full_like(loss, scale), inputs=trained)
-            losses, loss, logits = losses.detach(), loss.detach(), logits.detach()
+            loss, logits = loss.detach(), logits.detach()
             del h  # the yield below must not keep the graph alive
             if trained:
                 yield BlockStep((index, "block"), loss, logits, output)
             if index:
-                own, _ = self._losses(index - 1, block_input, y)
-                gap = loss_gap(own, losses)
-                torch.autograd.backward(gap, torch.full_like(gap, scale))
+                own = F.cross_entropy(self._logits(index - 1, block_input), y, reduction="none")
+                gap = loss_gap(own, F.cross_entropy(logits, y, reduction="none"))
                 del own
+                torch.autograd.backward(gap, torch.full_like(gap, scale))
                 yield BlockStep((index - 1, "critic"), gap.detach())
             x = output
 
@@ -81,10 +81,6 @@ class LocalCritic(Chained):
         with torch.no_grad():
             passes = self.net.iter_blocks(x, context=self.context)
             return [self._logits(index, output) for index, _, _, output in passes]
-
-    def _losses(self, index: int, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(index, h)
-        return F.cross_entropy(logits, y, reduction="none"), logits
 
     def _logits(self, index: int, h: Tensor) -> Tensor:
         with self.context(index, "critic"):
