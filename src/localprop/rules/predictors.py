@@ -54,7 +54,7 @@ class Synthesiser(nn.Module):
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.rest = nn.Sequential(*middle, last)
-        self.label = nn.Linear(spec.num_classes, width) if conditioned else None
+        self.label = nn.Linear(spec.num_classes, width, bias=False) if conditioned else None
         self._label_shape = (-1, width, 1, 1) if len(spec.shape) == 3 else (-1, *[1] * (len(spec.shape) - 1), width)
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
