@@ -83,7 +83,11 @@ def synthesiser(h: Tensor, condition: Tensor | None, theta: list[Tensor]) -> Ten
 
 def input_predictor(shape: tuple[int, ...]) -> Block:
     def flat(x: Tensor, theta: list[Tensor]) -> Tensor:
-        return ((x.flatten(1) @ theta[0].T + theta[1]).clamp(min=0) @ theta[2].T + theta[3]).reshape(-1, *shape)
+        first, bias, w1, b1, second, last_bias = theta
+        z = x.flatten(1) @ first.T + bias
+        centred = z - z.mean(1, keepdim=True)
+        normal = centred / ((centred**2).mean(1, keepdim=True) + 1e-5).sqrt()
+        return ((normal * w1 + b1).clamp(min=0) @ second.T + last_bias).reshape(-1, *shape)
 
     def maps(x: Tensor, theta: list[Tensor]) -> Tensor:
         first, w1, b1, second, w2, b2, third, bias = theta

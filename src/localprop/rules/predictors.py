@@ -70,7 +70,8 @@ class Synthesiser(nn.Module):
 def input_predictor(spec: BlockSpec, image_shape: Shape, *, hidden: int | None, kernel: int) -> nn.Sequential:
     """Build what predicts a block's input from the raw image.
 
-    Maps: conv, BN, ReLU, average pooling to the input's size, conv, BN, ReLU, conv. All else: linear, ReLU, linear.
+    Maps: conv, BN, ReLU, average pooling to the input's size, conv, BN, ReLU, conv. All else: linear, layer norm,
+    ReLU, linear.
 
     Args:
         spec: The block.
@@ -94,7 +95,8 @@ def input_predictor(spec: BlockSpec, image_shape: Shape, *, hidden: int | None, 
         )
     size = math.prod(shape)
     width = hidden or size
-    layers = [nn.Linear(math.prod(image_shape), width), nn.ReLU(), nn.Linear(width, size)]
+    # Without a normalisation all hidden units can die in the first steps: images are wide and their targets far.
+    layers = [nn.Linear(math.prod(image_shape), width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, size)]
     return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, shape))
 
 
