@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from localprop.methods import CATALOGUE
+from localprop.types import Key
 
 THOROUGH = {"bp", "dcl", "dcl-s", "pred"}
 """Methods that `make test` runs on every network of the tests; the others run there on the FAST ones alone."""
@@ -23,7 +24,6 @@ class Traits:
         silent_blocks: How many of the first blocks make none even then.
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
-        hidden_losses: Hidden blocks have a loss of their own.
         network_answers: The answer is that of `rule.net` as a plain module.
         all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
@@ -31,13 +31,16 @@ class Traits:
         loss_floor: Least value of a hidden block's loss on batches of 16 images and 4 classes.
         graph_of_block: Block and objective learn from one graph; otherwise from less.
         steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
-        refused: Networks of the tests that the method cannot train, by name.
+        repeats: Some groups are updated several times a batch, one after the other.
+        without_loss: Groups that get their gradients without a loss, by name; the last block always has one.
+        moving_targets: Groups whose loss is a distance to what training moves, by name: it need not fall.
+        refused: Networks of the tests that the method cannot train, by name; "isolation" and "flat" are those of the
+            tests of isolation and of hostile batches.
     """
 
     hidden_predictions: bool = True
     silent_blocks: int = 0
     block_by_block: bool = True
-    hidden_losses: bool = True
     network_answers: bool = True
     all_trained: bool = True
     own_network: bool = False
@@ -45,11 +48,19 @@ class Traits:
     loss_floor: float = 0.0
     graph_of_block: bool = True
     steady: bool = True
+    repeats: bool = False
+    without_loss: frozenset[str] = frozenset({"shared"})
+    moving_targets: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
 
 
-_GLOBAL_ERROR = Traits(hidden_predictions=False, block_by_block=False, hidden_losses=False)
+_GLOBAL_ERROR = Traits(hidden_predictions=False, block_by_block=False, without_loss=frozenset({"block"}))
 """The error of the last block reaches the others, which have no loss and make no prediction."""
+
+_FIXED_SIZE = frozenset(
+    {"fc-1x28", "fc-3x32", "vgg8b-1x28", "vgg8b-3x32", "sequential-1x28", "sequential-3x32", "isolation", "flat"}
+)
+"""Networks that take images of one size alone, and so no patches of them."""
 
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
@@ -74,13 +85,44 @@ _EXCEPTIONS: dict[str, Traits] = {
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
+    "simclr-local": Traits(block_by_block=False),
+    **dict.fromkeys(("infomax", "cpc"), Traits(block_by_block=False, network_answers=False, refused=_FIXED_SIZE)),
     "drtp": Traits(hidden_predictions=False),
     **dict.fromkeys(("fa", "usf", "brsf", "frsf", "dfa", "sdfa"), _GLOBAL_ERROR),
+    **dict.fromkeys(
+        ("dni", "cdni", "dni-unlocked"),
+        Traits(
+            hidden_predictions=False,
+            block_by_block=False,
+            without_loss=frozenset({"block"}),
+            moving_targets=frozenset({"synthesiser", "input"}),
+        ),
+    ),
+    "local-critic": Traits(block_by_block=False, moving_targets=frozenset({"critic"})),
+    **dict.fromkeys(
+        ("tp", "dtp", "direct-dtp"),
+        Traits(
+            hidden_predictions=False,
+            block_by_block=False,
+            repeats=True,
+            moving_targets=frozenset({"block", "feedback"}),
+        ),
+    ),
 }
 
 
 def traits(method: str) -> Traits:
     return _EXCEPTIONS.get(method, Traits())
+
+
+def is_last(key: Key, num_blocks: int) -> bool:
+    """Whether a group holds the block that gives the network's answer."""
+    return key in ((num_blocks - 1, "block"), (None, "network"))
+
+
+def accepting(network: str) -> list[str]:
+    """Return the methods that can train a network of the tests."""
+    return [name for name in CATALOGUE if network not in traits(name).refused]
 
 
 def block_by_block() -> list[str]:

@@ -23,6 +23,8 @@ from localprop.methods import (
     local_error,
     overlap,
     self_supervised,
+    synthetic,
+    target,
 )
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
@@ -47,6 +49,8 @@ _FAMILIES = (
     self_supervised,
     forward_only,
     feedback,
+    synthetic,
+    target,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -3,6 +3,7 @@
 from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
+from localprop.rules.critic import LocalCritic
 from localprop.rules.direct_feedback import DirectFeedback
 from localprop.rules.feedback import FeedbackAlignment
 from localprop.rules.greedy import Greedy
@@ -11,6 +12,8 @@ from localprop.rules.momentum import GreedyMomentum
 from localprop.rules.overlap import Overlap, Window
 from localprop.rules.rotated import GreedyRotated
 from localprop.rules.self_supervised import EndToEndPatches, GreedyPatches, GreedyViews
+from localprop.rules.synthetic import SyntheticGradients
+from localprop.rules.target import TargetPropagation
 
 __all__ = [
     "Backprop",
@@ -24,7 +27,10 @@ __all__ = [
     "GreedyPatches",
     "GreedyRotated",
     "GreedyViews",
+    "LocalCritic",
     "Overlap",
     "Rule",
+    "SyntheticGradients",
+    "TargetPropagation",
     "Window",
 ]

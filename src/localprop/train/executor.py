@@ -64,7 +64,8 @@ class LocalExecutor:
             lr_factor: Factor of every learning rate.
 
         Returns:
-            One entry a group, in the rule's order; losses are means over the whole batch, the rest is of its last part.
+            One entry an update, in the rule's order; losses are means over the whole batch, the rest is of its last
+                part.
         """
         for key, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self._base_lr[key], strict=True):

@@ -37,7 +37,7 @@ def parameter_problem(state: Mapping[str, Tensor], names: Sequence[str]) -> str 
     """
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            found = re.match(r"(?:net\.blocks|objectives)\.(\d+)\.", name)
+            found = re.match(r"(?:net\.blocks|\w+)\.(\d+)\.", name)
             where = f" of {_block_name(int(found[1]), names)}" if found else ""
             return f"the parameter {name}{where} is not finite"
     return None

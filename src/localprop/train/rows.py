@@ -17,6 +17,8 @@ def block_rows(
 ) -> list[dict[str, Any]]:
     """Return one row for each group that has a loss or logs: these, and the error on the batch in percent.
 
+    A row's kind is its group, "block" for one of the whole network. Of a group with several updates, the last counts.
+
     Args:
         steps: What the groups did in one optimiser step.
         y: The batch's targets.
@@ -24,13 +26,13 @@ def block_rows(
         names: The names of the network's blocks.
     """
     rows = []
-    for step in steps:
+    for step in {step.key: step for step in steps}.values():
         if step.loss is None and not step.logs:
             continue
-        block, _ = step.key
+        block, group = step.key
         rows.append(
             {
-                "kind": "block",
+                "kind": "block" if block is None else group,
                 **place,
                 "block": block,
                 "name": key_name(step.key) if block is None else names[block],

@@ -154,7 +154,9 @@ class Training:
         lr = next(iter(self.executor.optimizers.values())).param_groups[0]["lr"]
         measured = {"lr": float(lr), "images_per_second": speed, "step_seconds": seconds}
         write({"kind": "step", **self._place(), **measured})
-        last = next((row for row in reversed(rows) if row["loss"] is not None), {"loss": None, "error": None})
+        told = [row for row in rows if row["loss"] is not None]
+        predicting = [row for row in told if row["error"] is not None]
+        last = next(reversed(predicting or told), {"loss": None, "error": None})
         epoch = self.step / self.steps_per_epoch
         console.step(self.step, epoch=epoch, loss=last["loss"], images_per_second=speed, error=last["error"])
 

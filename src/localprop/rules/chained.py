@@ -1,0 +1,80 @@
+"""What the rules share whose blocks learn apart, but from messages of other blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from localprop.network import BlockPass
+from localprop.rules.base import Rule, unique
+from localprop.types import BlockStep, Key
+
+
+class Chained(Rule):
+    """Train all blocks in one pass of `_train`; the network answers with its last block, and hidden blocks with none.
+
+    A block gets messages from blocks after it, so no stretch of blocks can be trained by itself.
+    """
+
+    def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
+        """Yield the groups in the order of `parameter_groups`; see `Rule.steps`.
+
+        Raises:
+            ValueError: The batch does not fit, or a stretch of blocks is asked for.
+        """
+        if blocks is not None and blocks != range(len(self.net)):
+            raise ValueError(
+                f"blocks: {type(self).__name__} sends messages from later blocks to earlier ones and trains the "
+                f"network as a whole, got {blocks}; choose a method without messages"
+            )
+        self.check_batch(x, y, range(len(self.net)))
+        self._passes += 1
+        try:
+            yield from self._train(x.detach(), y, scale)
+        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
+            self.clear_gradients()
+            raise
+
+    @abstractmethod
+    def _train(self, x: Tensor, y: Tensor, scale: float) -> Iterator[BlockStep]:
+        """Train on a batch that was checked."""
+
+    def exits(self, x: Tensor) -> list[Tensor | None]:
+        """Return None for every hidden block, and the network's logits; see `Rule.exits`."""
+        self.check_input(x)
+        with torch.no_grad():
+            *_, last = self.net.iter_blocks(x, context=self.context)
+            return [None] * (len(self.net) - 1) + [at_least_single(last.output)]
+
+    def _run(self, index: int, x: Tensor, *, input_grad: bool = False) -> BlockPass:
+        """Run one block on a detached input."""
+        return next(
+            self.net.iter_blocks(x, blocks=range(index, index + 1), input_grad=input_grad, context=self.context)
+        )
+
+    def _block_groups(self) -> dict[Key, list[nn.Parameter]]:
+        groups = {(index, "block"): unique(list(block.parameters())) for index, block in enumerate(self.net.blocks)}
+        return {key: group for key, group in groups.items() if group}
+
+
+def at_least_single(h: Tensor) -> Tensor:
+    """Return `h` in at least float32."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def held_statistics(module: nn.Module) -> Iterator[None]:
+    """Run `module` again inside: batch normalisation computes as in training, but its running statistics stay."""
+    held = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    try:
+        for part in held:
+            part.track_running_stats = False
+        yield
+    finally:
+        for part in held:
+            part.track_running_stats = True
