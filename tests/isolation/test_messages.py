@@ -15,8 +15,9 @@ from localprop.rules import TargetPropagation
 from localprop.rules.chained import Chained
 from localprop.train.executor import LocalExecutor
 from tests.isolation.test_isolation import CLASSES, SavedBytes, batch, build, network, optimizers_of, stepped
+from tests.traits import accepting
 
-CHAINED = [name for name in localprop.methods.CATALOGUE if isinstance(build(name), Chained)]
+CHAINED = [name for name in accepting("isolation") if isinstance(build(name), Chained)]
 SYNTHETIC = ["dni", "cdni", "dni-unlocked"]
 TARGETS = ["tp", "dtp", "direct-dtp"]
 

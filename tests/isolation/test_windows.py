@@ -303,7 +303,7 @@ def test_a_stretch_of_blocks_is_refused_where_error_crosses_borders(method: str)
 def test_a_block_that_draws_the_image_must_be_given_it():
     rule = build("dgl-image")
     h = rule.net.blocks[0](batch()[0]).detach()
-    with pytest.raises(ValueError, match="blocks: block '1' learns to draw the image"):
+    with pytest.raises(ValueError, match="blocks: the objective of block 1 needs the images"):
         next(rule.steps(h, batch()[1], blocks=range(1, 3)))
 
 
