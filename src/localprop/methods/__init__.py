@@ -23,13 +23,13 @@ ENTRY_POINTS = "localprop.methods"
 
 _FAMILIES = (
     backprop,
-    bounds,
     dictionary,
     contrastive,
     local_error,
     greedy,
     overlap,
     auxiliary,
+    bounds,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
