@@ -189,7 +189,7 @@ def test_settings_out_of_their_range_are_refused(method: str, settings: dict, me
 
 
 def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"no method 'dcl-avg' \(did you mean 'dcl-averaged'\?\); there are bp, frozen"):
+    with pytest.raises(ValueError, match=r"no method 'dcl-avg' \(did you mean 'dcl-averaged'\?\); there are bp, dcl"):
         localprop.methods.get("dcl-avg")
     with pytest.raises(ValueError, match=r"no network 'vgg8' \(did you mean 'vgg8b'\?\); there are fc, conv, vgg8b"):
         localprop.models.get("vgg8")

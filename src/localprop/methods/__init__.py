@@ -38,7 +38,6 @@ ENTRY_POINTS = "localprop.methods"
 
 _FAMILIES = (
     backprop,
-    bounds,
     dictionary,
     contrastive,
     local_error,
@@ -51,6 +50,7 @@ _FAMILIES = (
     feedback,
     synthetic,
     target,
+    bounds,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}
