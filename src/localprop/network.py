@@ -180,9 +180,7 @@ class LocalNetwork(nn.Module):
 def still_statistics(module: nn.Module) -> Iterator[None]:
     """Run `module` inside as it is, but let no running statistics of its batch normalisations move."""
     moving = [
-        part
-        for part in module.modules()
-        if isinstance(part, _BatchNorm) and part.track_running_stats and part.training
+        part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats and part.training
     ]
     for part in moving:
         part.track_running_stats = False
