@@ -34,7 +34,7 @@ def goodness(h: Tensor, reduction: Reduction = "sum") -> Tensor:
 
 
 def group_goodness(h: Tensor, num_groups: int, channel_axis: int = 1) -> Tensor:
-    """Give each class a contiguous group of channels: G_{n,z} = mean of h_{n,c,k}^2 over the channels c of group z and k.
+    """Give each class a group of channels: G_{n,z} = mean of h_{n,c,k}^2 over the channels c of group z and all k.
 
     Group z holds the channels floor(z C / Z) .. ceil((z + 1) C / Z) - 1: C / Z each where Z divides C; otherwise
     neighbouring groups share a channel.
@@ -113,7 +113,7 @@ def wrong_labels(target: Tensor, num_classes: int, generator: torch.Generator) -
 
 
 def likely_wrong_labels(logits: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw for each sample a wrong class as likely as a prediction has it: P(z) = softmax(logits)_z / (1 - p_y), z != y.
+    """Draw for each sample a wrong class as likely as a prediction has it: P(z) = p_z / (1 - p_y), p = softmax(logits).
 
     Args:
         logits: A prediction. Shape (N, Z).

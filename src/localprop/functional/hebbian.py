@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def competition(u: Tensor, temperature: float, channel_axis: int) -> Tensor:
-    """Share each position's activity among the units: y = softmax(u / tau), with its sign flipped for all but the winner.
+    """Share each position's activity among the units: y = softmax(u / tau), sign-flipped for all but the winner.
 
     Args:
         u: Weighted inputs of the units.
@@ -35,6 +35,7 @@ def oja_change(correlation: Tensor, strength: Tensor, weight: Tensor) -> Tensor:
 
     Shape: that of `weight`.
 
-    References: Oja, "A Simplified Neuron Model as a Principal Component Analyzer", Journal of Mathematical Biology, 1982.
+    References: Oja, "A Simplified Neuron Model as a Principal Component Analyzer", Journal of Mathematical Biology,
+        1982.
     """
     return correlation - strength.view(-1, *[1] * (weight.dim() - 1)) * weight

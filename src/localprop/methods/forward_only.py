@@ -13,9 +13,10 @@ from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import ChannelCompetition, CrossEntropy, LinearPrediction, Probe, ProjectedGoodness
 from localprop.rules import Greedy
-from localprop.rules.forward_forward import ClassPattern, ForwardForward, Inference, LabelOverlay, Negatives
+from localprop.rules.forward_forward import ForwardForward, Inference, Negatives
 from localprop.rules.forward_gradient import ForwardGradient, Perturbation
 from localprop.rules.hebbian import SoftHebb
+from localprop.rules.labelled import ClassPattern, LabelOverlay
 from localprop.rules.pepita import Pepita
 
 
@@ -137,7 +138,7 @@ def soft_hebb(net: LocalNetwork, specs: Specs, *, temperature: float = 0.1, feat
 def forward_gradient(
     net: LocalNetwork, specs: Specs, *, perturb: Perturbation = "activities", feature_budget: int = 2048
 ) -> ForwardGradient:
-    """Train every block by random slopes of the loss of a linear classifier on its pooled output.
+    """Train every hidden block by random slopes of the loss of a linear classifier on its pooled output.
 
     Args:
         net: The network.

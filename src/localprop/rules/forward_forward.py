@@ -127,8 +127,8 @@ class ForwardForward(Rule):
         size = len(y)
         features: list[Tensor] = []
         try:
-            h = self._labelled(x, y) if blocks.start == 0 else self._normalise(x)
-            for index, _, h, output in self._run(h, blocks):
+            inputs = self._labelled(x, y) if blocks.start == 0 else self._normalise(x)
+            for index, _, h, output in self._run(inputs, blocks):
                 if self.readout is not None and index in self.answering:
                     features.append(self._normalise(output[2 * size :]).flatten(1))
                 if (index, "block") not in groups:
@@ -240,64 +240,8 @@ class PeerNormalisation(nn.Module):
         """Move the running means and return the penalty."""
         activity = 0.9 * self.activity + 0.1 * average_positions(h, self.channel_axis).mean(0)
         self.activity.copy_(activity.detach())
-        return self.weight * (activity.mean() - activity).square().mean()
-
-
-class LabelOverlay(nn.Module):
-    """Write class weights over the first Z pixels, in every channel: weight 1 is a white pixel, 0 a black one.
-
-    Args:
-        input_shape: One sample: (C, H, W), (C, L), or (D,), whose entries are its pixels.
-        num_classes: Z.
-
-    Raises:
-        ValueError: A sample has fewer pixels than there are classes.
-    """
-
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
-        super().__init__()
-        pixels = input_shape[1:] or input_shape
-        if math.prod(pixels) < num_classes:
-            raise ValueError(
-                f"label: {num_classes} classes need as many pixels, the inputs have {math.prod(pixels)}; "
-                "use label 'pattern'"
-            )
-        self.places = torch.unravel_index(torch.arange(num_classes), pixels)
-
-    def forward(self, x: Tensor, weights: Tensor, rule: Rule) -> Tensor:
-        """Return a labelled copy of `x`, for weights (N, Z) or (Z,)."""
-        x = x.clone()
-        pixels = x if x.dim() > 2 else x.unsqueeze(1)
-        colours = rule.from_image(weights.expand(len(x), -1).unsqueeze(1).expand(-1, pixels.shape[1], -1))
-        pixels[(slice(None), slice(None), *self.places)] = colours
-        return x
-
-
-class ClassPattern(nn.Module):
-    """Add a fixed random pattern a class: x + strength sum_z weight_z P_z, with P_z of N(0, 1) entries.
-
-    Args:
-        input_shape: One sample.
-        num_classes: Z.
-        strength: Factor of the patterns, in units of the network's inputs; positive.
-
-    Raises:
-        ValueError: The strength is not positive.
-    """
-
-    patterns: Tensor
-
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, strength: float = 1.0) -> None:
-        super().__init__()
-        if not 0 < strength < math.inf:
-            raise ValueError(f"strength: must be positive and finite, got {strength}")
-        self.strength = strength
-        self.register_buffer("patterns", torch.randn(num_classes, *input_shape))
-
-    def forward(self, x: Tensor, weights: Tensor, rule: Rule) -> Tensor:
-        """Return a labelled copy of `x`, for weights (N, Z) or (Z,)."""
-        pattern = (weights @ self.patterns.flatten(1).to(x.dtype)).unflatten(-1, self.patterns.shape[1:])
-        return x + self.strength * pattern
+        penalty: Tensor = self.weight * (activity.mean() - activity).square().mean()
+        return penalty
 
 
 def _in_single(h: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -17,17 +17,20 @@ from localprop.rules.greedy import Greedy
 from localprop.seed import derive
 from localprop.types import BlockStep, LocalBatch
 
+make_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual  # given types, which PyTorch leaves out
+unpack_dual: Callable[[Tensor], forward_ad.UnpackedDualTensor] = forward_ad.unpack_dual
 Perturbation = Literal["activities", "weights"]
 
 
 class ForwardGradient(Greedy):
-    """Train each block by an unbiased estimate of its local gradient, made of a slope and its direction.
+    """Train hidden blocks by an unbiased estimate of their local gradient, made of a slope and its direction.
 
-    With L_n the cross-entropy of the logits of the block's classifier (of the last block, its own), and v of N(0, 1) entries:
+    With L_n the cross-entropy of the logits of the block's classifier, and v of N(0, 1) entries:
         "weights":    grad theta = <grad_theta L, v> v, one slope for all parameters theta of the block;
-        "activities": grad h_n = <grad_{h_n} L_n, v_n> v_n, one slope a sample, carried into theta by the block's Jacobian.
-    Slopes are Jacobian-vector products in forward mode. Classifiers learn from their exact gradient, for which nothing
-    has to pass through them.
+        "activities": grad h_n = <grad_{h_n} L_n, v_n> v_n, one slope a sample, carried into theta by the block's
+                      Jacobian.
+    Slopes are Jacobian-vector products in forward mode. Classifiers, the last block among them, learn from their exact
+    gradient.
 
     Args:
         net: The network.
@@ -39,8 +42,8 @@ class ForwardGradient(Greedy):
 
     Cost: one direction a parameter and no graph ("weights"), or one an activity and the block's graph ("activities").
 
-    Note: The paper perturbs the activities of every layer and splits them into groups with losses of their own; here the
-        output of every block is perturbed, which is the same where a block is one layer, and has one loss.
+    Note: The paper perturbs the activities of every layer and splits them into groups with losses of their own; here
+        the output of a block is perturbed, and has one loss.
 
     References:
         Baydin et al., "Gradients without Backpropagation", 2022, arXiv:2202.08587.
@@ -62,9 +65,13 @@ class ForwardGradient(Greedy):
         self._passes += 1
         groups = self.parameter_groups()
         estimate = self._through_activities if self.perturb == "activities" else self._through_weights
+        last = len(self.net) - 1
         h = x.detach()
         try:
             for index in blocks:
+                if index == last:
+                    yield from self._stream(h, y, range(last, last + 1), scale, trained=groups, groups=groups)
+                    return
                 block_input, h = h, estimate(index, h, y, scale)
                 local = self._objective(index)(h, LocalBatch(y, block_input))
                 loss, logits = local.loss, local.logits
@@ -83,9 +90,9 @@ class ForwardGradient(Greedy):
         (passed,) = self._run(x, range(index, index + 1))
         direction = _direction(passed.output, self._generator(index))
         with torch.no_grad(), forward_ad.dual_level():
-            logits = self._objective(index).logits(forward_ad.make_dual(passed.output, direction))
+            logits = self._objective(index).logits(make_dual(passed.output, direction))
             assert logits is not None
-            slopes = forward_ad.unpack_dual(F.cross_entropy(logits, y, reduction="none")).tangent
+            slopes = unpack_dual(F.cross_entropy(logits, y, reduction="none")).tangent
         if passed.h.requires_grad:
             assert slopes is not None
             slopes = (scale / len(y)) * slopes.view(-1, *[1] * (direction.dim() - 1))
@@ -99,13 +106,13 @@ class ForwardGradient(Greedy):
         generator = self._generator(index)
         directions = {name: _direction(p, generator) for name, p in parameters.items()}
         with torch.no_grad(), forward_ad.dual_level():
-            duals = {name: forward_ad.make_dual(p, directions[name]) for name, p in parameters.items()}
+            duals = {name: make_dual(p, directions[name]) for name, p in parameters.items()}
             with self.context(index):
                 h = functional_call(block, duals, (x,))
             logits = self._objective(index).logits(h)
             assert logits is not None
-            slope = forward_ad.unpack_dual(F.cross_entropy(logits, y)).tangent
-            output: Tensor = forward_ad.unpack_dual(h).primal
+            slope = unpack_dual(F.cross_entropy(logits, y)).tangent
+            output: Tensor = unpack_dual(h).primal
         for name, parameter in parameters.items():
             assert slope is not None
             estimate = (scale * slope).to(parameter.dtype) * directions[name]

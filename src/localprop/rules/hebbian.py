@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class SoftHebb(Greedy):
     """Train the layers of hidden blocks by a Hebbian rule, and the probes that read the blocks by their own losses.
 
     For every linear or convolutional layer of a hidden block, with x its input and u = W x at each position:
-        y = softmax(u / tau) over units, sign-flipped for all but the winner; grad w_k = -mean_n y_{n,k} (x_n - u_{n,k} w_k).
+        y = softmax(u / tau) over units, sign-flipped for all but the winner;
+        grad w_k = -mean_n y_{n,k} (x_n - u_{n,k} w_k).
     The last block is trained by the cross-entropy of its logits. A step's loss is that of the block's probe.
 
     Args:
@@ -34,8 +35,8 @@ class SoftHebb(Greedy):
         ValueError: The temperature is not positive, or a hidden block has no linear or convolutional layer.
 
     Note: Biases and normalisation layers have no Hebbian rule and stay as they are. The network keeps its own
-        nonlinearities, where the paper has its triangle activation; the optimiser's learning rate takes the place of the
-        paper's, which falls with the distance of a unit's weights from length 1.
+        nonlinearities, where the paper has its triangle activation; the optimiser's learning rate takes the place of
+        the paper's, which falls as a unit's weights come near length 1.
 
     References: Journe et al., "Hebbian Deep Learning Without Feedback", ICLR 2023, arXiv:2209.11883.
     """
@@ -51,7 +52,7 @@ class SoftHebb(Greedy):
                     "cut the network elsewhere"
                 )
         self.temperature = temperature
-        self._changes: dict[nn.Parameter, Tensor] = {}
+        self._changes: dict[Tensor, Tensor] = {}
 
     def steps(self, x: Tensor, y: Tensor, *, blocks: range | None = None, scale: float = 1.0) -> Iterator[BlockStep]:
         """Yield (block, "block") for block after block; see `Rule.steps`."""
@@ -59,7 +60,7 @@ class SoftHebb(Greedy):
         with contextlib.closing(self._greedy_steps(x, y, blocks, scale)) as steps:
             for step in steps:
                 index = step.key[0]
-                if index in hidden:
+                if index is not None and index in hidden:
                     for parameter in self.net.blocks[index].parameters():
                         if parameter.requires_grad:
                             change = self._changes.get(parameter)
@@ -68,8 +69,10 @@ class SoftHebb(Greedy):
                 self._changes.clear()
                 yield step
 
-    def _greedy_steps(self, x: Tensor, y: Tensor, blocks: range | None, scale: float) -> Iterator[BlockStep]:
-        return super().steps(x, y, blocks=blocks, scale=scale)
+    def _greedy_steps(
+        self, x: Tensor, y: Tensor, blocks: range | None, scale: float
+    ) -> Generator[BlockStep, None, None]:
+        yield from super().steps(x, y, blocks=blocks, scale=scale)
 
     @contextlib.contextmanager
     def context(self, block: int, part: str = "block") -> Iterator[None]:

@@ -40,8 +40,8 @@ class Pepita(Rule):
     Note: Normalisation layers have no rule and stay as they are; in the second pass batch normalisation uses that
         pass's own statistics and moves no running ones. Dropout masks are the same in both passes.
 
-    References: Dellaferrera and Kreiman, "Error-driven Input Modulation: Solving the Credit Assignment Problem without a
-        Backward Pass", ICML 2022, arXiv:2201.11665.
+    References: Dellaferrera and Kreiman, "Error-driven Input Modulation: Solving the Credit Assignment Problem without
+        a Backward Pass", ICML 2022, arXiv:2201.11665.
     """
 
     feedback: Tensor
@@ -86,9 +86,8 @@ class Pepita(Rule):
                 if (index, "block") not in groups:
                     continue
                 self._write(index, error if index == last else clean[index] - h, scale / len(y))
-                yield BlockStep(
-                    (index, "block"), loss, logits if index == last else None, logits if index == last else None
-                )
+                prediction = logits if index == last else None
+                yield BlockStep((index, "block"), loss, prediction, prediction)
         except BaseException:
             self.clear_gradients()
             raise
@@ -140,8 +139,8 @@ def _check(block: nn.Module, spec: BlockSpec) -> None:
     layers = [module for module in block.modules() if isinstance(module, _LAYERS)]
     if len(layers) != 1:
         raise ValueError(
-            f"pepita: trains blocks of one nn.Linear, nn.Conv1d or nn.Conv2d each, block {spec.name!r} has {len(layers)}; "
-            "cut the network at every layer"
+            f"pepita: trains blocks of one nn.Linear, nn.Conv1d or nn.Conv2d each, block {spec.name!r} has "
+            f"{len(layers)}; cut the network at every layer"
         )
     body, _ = body_and_tail(copy.deepcopy(block).eval())
     shapes: list[torch.Size] = []
