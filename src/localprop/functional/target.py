@@ -9,20 +9,17 @@ from torch import Tensor
 from localprop.functional.distance import squared_error
 
 
-def top_target(logits: Tensor, y: Tensor, nudging: float) -> Tensor:
-    """Return the target of the last block: t_L = h_L - eta (softmax(h_L) - onehot(y)).
-
-    The gradient is that of each sample's own cross-entropy, so that eta does not depend on the batch size.
+def logit_gradient(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of each sample's own cross-entropy: softmax(h) - onehot(y).
 
     Args:
-        logits: h_L. Shape (N, Z).
+        logits: Shape (N, Z).
         y: Class indices. Shape (N,).
-        nudging: eta > 0.
 
     Shape: (N, Z), detached.
     """
     logits = logits.detach()
-    return logits - nudging * (logits.softmax(1) - F.one_hot(y, logits.shape[1]))
+    return logits.softmax(1) - F.one_hot(y, logits.shape[1])
 
 
 def difference_target(h: Tensor, fed_target: Tensor, fed_output: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.rules import TargetPropagation
 from localprop.rules.predictors import feedback_net
-from localprop.rules.target import FeedbackLoss
+from localprop.rules.target import FeedbackLoss, Top, top_block
 
 
 def target_propagation(
@@ -17,6 +17,7 @@ def target_propagation(
     *,
     difference: bool = True,
     direct: bool = False,
+    top: Top = "logits",
     nudging: float = 0.7,
     noise: float = 0.1,
     iterations: int = 1,
@@ -30,18 +31,19 @@ def target_propagation(
         net: The network.
         specs: Its blocks.
         difference: Whether targets are corrected by the error of the feedback.
-        direct: Whether feedback leads from the last block to every block, instead of from block to block.
-        nudging: Positive length of the step from the logits to their target.
+        direct: Whether feedback leads from the top to every block, instead of from block to block.
+        top: Where targets start: the "logits", or the last "hidden" block, by the gradient through the last block.
+        nudging: Positive length of the step from the top to its target.
         noise: Positive standard deviation of the noise that feedback learns from.
         iterations: Updates of each feedback network in a batch.
         feedback_loss: What feedback learns: to undo blocks ("reconstruction"), or their transposed "jacobian".
         feedback_lr: Learning rate of the feedback as a multiple of that of the blocks.
         hidden: Channels or units of a hidden layer of the feedback; 0 for none.
     """
-    last = specs[-1]
-    above = [last] * len(specs[1:]) if direct else specs[1:]
+    end = top_block(len(specs), top)
+    sources = [specs[end] if direct else specs[index + 1] for index in range(end)]
     feedback = [
-        feedback_net(source.shape, spec.shape, hidden=hidden) for spec, source in zip(specs[:-1], above, strict=True)
+        feedback_net(source.shape, spec.shape, hidden=hidden) for spec, source in zip(specs[:end], sources, strict=True)
     ]
     return TargetPropagation(
         net,
@@ -49,6 +51,7 @@ def target_propagation(
         feedback,
         difference=difference,
         direct=direct,
+        top=top,
         nudging=nudging,
         noise=noise,
         iterations=iterations,
@@ -67,6 +70,7 @@ def _target(name: str, title: str, year: int, key: str, *, difference: bool, dir
         target_propagation,
         "one feedback network a hidden block",
         {"difference": difference, "direct": direct},
+        {"feedback_loss": "jacobian" if difference else "reconstruction"},
         messages="targets",
         passes=3,
         updates_in_forward=False,

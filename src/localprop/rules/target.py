@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.distance import squared_error
-from localprop.functional.target import difference_target, jacobian_loss, target_loss, top_target
+from localprop.functional.target import difference_target, jacobian_loss, logit_gradient, target_loss
 from localprop.network import LocalNetwork
 from localprop.rules.base import unique
 from localprop.rules.chained import Chained, at_least_single, held_statistics
@@ -18,29 +18,32 @@ from localprop.seed import derive, seeded
 from localprop.types import BlockSpec, BlockStep, Key
 
 FeedbackLoss = Literal["reconstruction", "jacobian"]
+Top = Literal["logits", "hidden"]
 
 
 class TargetPropagation(Chained):
     """Train feedback networks to undo the blocks, then every block by the distance to its target.
 
-    The last block's target is t_L = h_L - eta dL/dh_L. Feedback g_l carries the target of a source block s down to h_l:
-    t_l = g_l(t_s), or with the difference correction t_l = h_l + g_l(t_s) - g_l(h_s). The source is the next block, or
-    with direct feedback the last one. Hidden block l minimises (1/2N) sum_n ||h_{l,n} - sg[t_{l,n}]||^2, the last one
-    its cross-entropy.
+    The top target is t_T = h_T - eta dL/dh_T, with the gradient of each sample's own loss, so that eta does not depend
+    on the batch size. T is the last block, or the last hidden one, whose gradient comes through the last block.
+    Feedback g_l carries the target of a source block s down to h_l, l < T: t_l = g_l(t_s), or with the difference
+    correction t_l = h_l + g_l(t_s) - g_l(h_s). The source is the next block, or with direct feedback block T. Hidden
+    block l minimises (1/2N) sum_n ||h_{l,n} - sg[t_{l,n}]||^2, the last one its cross-entropy.
 
     With e, d ~ N(0, sigma^2), f the blocks l + 1 .. s, and averages over the batch, feedback g_l minimises its
     "reconstruction" loss ||g_l(f(h_l + e)) - (h_l + e)||^2, or the "jacobian" loss (`jacobian_loss`). No feedback loss
     trains a block, and no block's loss trains feedback.
 
-    Order: all blocks run once without a graph; for each hidden block, (l, "feedback") is updated `iterations` times;
+    Order: all blocks run once without a graph; for each block below T, (l, "feedback") is updated `iterations` times;
     targets go down with the new feedback, and (l, "block") is yielded from the last block to the first.
 
     Args:
         net: The network.
         specs: Its blocks.
-        feedback: g_l of every hidden block.
+        feedback: g_l of every block below T.
         difference: Whether targets are corrected by the difference.
-        direct: Whether the source is the last block.
+        direct: Whether the source is always block T.
+        top: Where T is: the "logits" of the last block, or the last "hidden" block.
         nudging: eta > 0.
         noise: sigma > 0.
         iterations: Updates of each feedback network in a batch, at least 1.
@@ -71,6 +74,7 @@ class TargetPropagation(Chained):
         *,
         difference: bool,
         direct: bool,
+        top: Top,
         nudging: float,
         noise: float,
         iterations: int,
@@ -78,8 +82,9 @@ class TargetPropagation(Chained):
         feedback_lr: float,
     ) -> None:
         super().__init__(net, specs)
-        if len(feedback) != len(net) - 1:
-            raise ValueError(f"feedback: need one a hidden block ({len(net) - 1}), got {len(feedback)}")
+        self.top = top_block(len(net), top)
+        if len(feedback) != self.top:
+            raise ValueError(f"feedback: need one for every block below the top ({self.top}), got {len(feedback)}")
         for name, value in {"nudging": nudging, "noise": noise, "feedback_lr": feedback_lr}.items():
             if not 0 < value < torch.inf:
                 raise ValueError(f"{name}: must be positive and finite, got {value}")
@@ -116,28 +121,33 @@ class TargetPropagation(Chained):
                 torch.autograd.backward(loss, torch.full_like(loss, scale))
                 yield BlockStep((index, "feedback"), loss.detach())
         targets: dict[int, Tensor] = {}
+        gradient = logit_gradient(at_least_single(outputs[-1]), y)
         for index in reversed(range(len(self.net))):
-            targets[index] = self._target(index, outputs, targets, y)
-            block = self.net.blocks[index]
-            if not (trained := unique(list(block.parameters()))):
-                continue
+            block, hidden = self.net.blocks[index], index < len(self.net) - 1
+            if index <= self.top:
+                targets[index] = self._target(index, outputs, targets, gradient)
+            trained = unique(list(block.parameters()))
             with held_statistics(block):
-                h = at_least_single(self._run(index, outputs[index - 1] if index else x).h)
-            hidden = index < len(self.feedback)
+                done = self._run(index, outputs[index - 1] if index else x, input_grad=index > self.top)
+            h, block_input = at_least_single(done.h), done.input
             loss = target_loss(h, targets[index]) if hidden else F.cross_entropy(h, y)
             logits = None if hidden else h.detach()
-            torch.autograd.backward(loss, torch.full_like(loss, scale), inputs=trained)
-            del h  # the yield below must not keep the graph alive
-            yield BlockStep((index, "block"), loss.detach(), logits, outputs[index])
+            if inputs := [*trained, *([block_input] if index > self.top else [])]:
+                torch.autograd.backward(loss, torch.full_like(loss, scale), inputs=inputs)
+            if block_input.grad is not None:
+                gradient = at_least_single(block_input.grad) * (len(x) / scale)
+            del done, h, block_input  # the yield below must not keep the graph alive
+            if trained:
+                yield BlockStep((index, "block"), loss.detach(), logits, outputs[index])
 
     def _source(self, index: int) -> int:
         """Return the block whose target gives that of block `index`."""
-        return len(self.net) - 1 if self.direct else index + 1
+        return self.top if self.direct else index + 1
 
-    def _target(self, index: int, outputs: list[Tensor], targets: dict[int, Tensor], y: Tensor) -> Tensor:
+    def _target(self, index: int, outputs: list[Tensor], targets: dict[int, Tensor], top_gradient: Tensor) -> Tensor:
         h = at_least_single(outputs[index])
-        if index == len(self.net) - 1:
-            return top_target(h, y, self.nudging)
+        if index == self.top:
+            return h - self.nudging * top_gradient
         source = self._source(index)
         with torch.no_grad():
             fed = self._feed(index, targets[source])
@@ -161,3 +171,14 @@ class TargetPropagation(Chained):
         with torch.autocast(h.device.type, enabled=False):
             fed: Tensor = self.feedback[index](at_least_single(h))
             return fed
+
+
+def top_block(num_blocks: int, top: Top) -> int:
+    """Return the index of the block whose target is made from a gradient.
+
+    Raises:
+        ValueError: There is no such place.
+    """
+    if top not in ("logits", "hidden"):
+        raise ValueError(f"top: must be 'logits' or 'hidden', got {top!r}")
+    return num_blocks - 1 if top == "logits" else max(num_blocks - 2, 0)
