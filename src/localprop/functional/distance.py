@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from localprop.functional.precision import at_least_single
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -17,5 +18,5 @@ def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
 
     Shape: scalar, in at least float32.
     """
-    difference = predicted.to(torch.promote_types(predicted.dtype, torch.float32)) - target
+    difference = at_least_single(predicted) - target
     return difference.square().flatten(1).sum(1).mean()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from localprop.functional.dictionary import pool_embeddings
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import at_least_single
 
 Reduction = Literal["sum", "mean"]
 Border = Literal["rms", "l2"]
@@ -28,7 +29,7 @@ def goodness(h: Tensor, reduction: Reduction = "sum") -> Tensor:
 
     References: Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv:2212.13345.
     """
-    squares = h.to(torch.promote_types(h.dtype, torch.float32)).square()
+    squares = at_least_single(h).square()
     dims = tuple(range(1, h.dim()))
     return squares.sum(dims) if reduction == "sum" else squares.mean(dims)
 
@@ -49,7 +50,7 @@ def group_goodness(h: Tensor, num_groups: int, channel_axis: int = 1) -> Tensor:
     References: Papachristodoulou et al., "Convolutional Channel-Wise Competitive Learning for the Forward-Forward
         Algorithm", AAAI 2024, arXiv:2312.12668.
     """
-    squares = average_positions(h.to(torch.promote_types(h.dtype, torch.float32)).square(), channel_axis)
+    squares = average_positions(at_least_single(h).square(), channel_axis)
     return pool_embeddings(squares, num_groups)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localprop.functional.precision import at_least_single
+
 
 class _MeanOverPositions(torch.autograd.Function):
     """Mean whose gradient has the memory layout of the input.
@@ -50,7 +52,7 @@ def average_positions(h: Tensor, channel_axis: int = 1) -> Tensor:
     channel_axis %= h.dim()
     dims = tuple(dim for dim in range(1, h.dim()) if dim != channel_axis)
     if not dims:
-        return h.to(torch.promote_types(h.dtype, torch.float32))
+        return at_least_single(h)
     averaged: Tensor = _MeanOverPositions.apply(h, dims)
     return averaged
 
@@ -115,7 +117,7 @@ def pool_map_to_budget(h: Tensor, budget: int) -> Tensor:
         h = h if kernel == (1, 1) else F.avg_pool2d(h, kernel, ceil_mode=True)
     elif h.dim() == 3 and h.shape[1] * h.shape[2] > budget:
         return average_positions(h, channel_axis=-1)
-    return h.to(torch.promote_types(h.dtype, torch.float32))
+    return at_least_single(h)
 
 
 def pool_to_budget(h: Tensor, budget: int) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localprop.functional.precision import at_least_single
+
 
 def similarity_features(h: Tensor) -> Tensor:
     """Return the rows that samples are compared by: each channel's standard deviation over positions.
@@ -25,7 +27,7 @@ def similarity_features(h: Tensor) -> Tensor:
 
     Note: The deviation is the unbiased one; its scale cancels in `adjusted_cosine`.
     """
-    h = h.to(torch.promote_types(h.dtype, torch.float32))
+    h = at_least_single(h)
     if h.dim() == 4 and h.shape[1] > 3 and h.shape[2] > 1:
         return h.std((2, 3))
     if h.dim() == 3 and h.shape[2] > 3 and h.shape[1] > 1:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localprop.functional.precision import at_least_single
 from localprop.objectives.base import Objective
 from localprop.types import LocalBatch, LocalLoss
 
@@ -25,4 +25,4 @@ class CrossEntropy(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return `h` itself, in at least float32."""
-        return h.to(torch.promote_types(h.dtype, torch.float32))
+        return at_least_single(h)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.goodness import group_goodness
+from localprop.functional.precision import at_least_single
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -37,7 +38,7 @@ class ProjectedGoodness(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the goodness of every class, shape (N, Z)."""
-        features = h.flatten(1).to(torch.promote_types(h.dtype, torch.float32))
+        features = at_least_single(h.flatten(1))
         with torch.autocast(h.device.type, enabled=False):
             logits: Tensor = self.projection(features)
             return logits

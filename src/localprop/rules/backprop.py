@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.functional.precision import at_least_single
 from localprop.rules.base import Rule, unique
 from localprop.types import BlockStep, Key
 
@@ -61,4 +62,4 @@ class Backprop(Rule):
         for index, block in enumerate(self.net.blocks):
             with self.context(index):
                 h = block(h)
-        return h.to(torch.promote_types(h.dtype, torch.float32))
+        return at_least_single(h)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from localprop.network import LocalNetwork
 from localprop.seed import derive, seeded
@@ -182,20 +182,6 @@ class Rule(nn.Module, ABC):
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
-
-
-@contextlib.contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Run a module again without moving its running statistics: batch normalisation still uses those of the batch."""
-    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
-    tracking = [norm for norm in norms if norm.training and norm.track_running_stats]
-    for part in tracking:
-        part.track_running_stats = False
-    try:
-        yield
-    finally:
-        for part in tracking:
-            part.track_running_stats = True
 
 
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:

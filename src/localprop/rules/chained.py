@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from localprop.functional.precision import at_least_single
 from localprop.network import BlockPass
-from localprop.rules.base import Rule, unique
-from localprop.types import BlockStep, Key
+from localprop.rules.base import Rule
+from localprop.types import BlockStep
 
 
 class Chained(Rule):
@@ -56,25 +55,3 @@ class Chained(Rule):
         return next(
             self.net.iter_blocks(x, blocks=range(index, index + 1), input_grad=input_grad, context=self.context)
         )
-
-    def _block_groups(self) -> dict[Key, list[nn.Parameter]]:
-        groups = {(index, "block"): unique(list(block.parameters())) for index, block in enumerate(self.net.blocks)}
-        return {key: group for key, group in groups.items() if group}
-
-
-def at_least_single(h: Tensor) -> Tensor:
-    """Return `h` in at least float32."""
-    return h.to(torch.promote_types(h.dtype, torch.float32))
-
-
-@contextlib.contextmanager
-def held_statistics(module: nn.Module) -> Iterator[None]:
-    """Run `module` again inside: batch normalisation computes as in training, but its running statistics stay."""
-    held = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    try:
-        for part in held:
-            part.track_running_stats = False
-        yield
-    finally:
-        for part in held:
-            part.track_running_stats = True

@@ -12,7 +12,7 @@ from localprop.functional.critic import loss_gap
 from localprop.network import LocalNetwork
 from localprop.objectives import CrossEntropy, LinearPrediction
 from localprop.objectives.base import Objective
-from localprop.rules.base import unique
+from localprop.rules.base import block_groups, unique
 from localprop.rules.chained import Chained
 from localprop.types import BlockStep, Key
 
@@ -47,7 +47,7 @@ class LocalCritic(Chained):
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return the groups of blocks and critics, in the order in which they become final."""
-        blocks = self._block_groups()
+        blocks = block_groups(self.net)
         groups: dict[Key, list[nn.Parameter]] = {}
         for index in range(len(self.net)):
             if (index, "block") in blocks:

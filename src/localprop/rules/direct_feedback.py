@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.feedback import alignment, draw_projection, project, softmax_error
-from localprop.network import LocalNetwork, body_and_tail
+from localprop.functional.precision import at_least_single
+from localprop.network import LocalNetwork, body_and_tail, still_statistics
 from localprop.rules.backprop import Backprop
-from localprop.rules.base import groups_from_the_last, statistics_kept
+from localprop.rules.base import groups_from_the_last
 from localprop.types import BlockSpec, BlockStep, Key
 
 
@@ -89,7 +90,7 @@ class DirectFeedback(Backprop):
             last = len(self.net) - 1
             with self.context(last):
                 h = self.net.blocks[last](inputs.pop())
-            logits = h.to(torch.promote_types(h.dtype, torch.float32))
+            logits = at_least_single(h)
             loss = F.cross_entropy(logits, y)
             if (last, "block") in groups:
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
@@ -125,7 +126,7 @@ class DirectFeedback(Backprop):
     def _train_hidden(self, index: int, block_input: Tensor, signal: Tensor) -> None:
         """Run a hidden block again, and send it the signal."""
         body, _ = body_and_tail(self.net.blocks[index])
-        with self.context(index), statistics_kept(body):
+        with self.context(index), still_statistics(body):
             h = body(block_input)
         torch.autograd.backward(h, self.feedback[index](signal, h.detach()))
 

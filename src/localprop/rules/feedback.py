@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from localprop.functional import feedback
 from localprop.functional.feedback import Initialisation
+from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import groups_from_the_last
@@ -204,7 +205,7 @@ class FeedbackAlignment(Backprop):
             with self.context(index), BackwardWeights(matrices):
                 h.append(block(h[-1]))
         logits = h.pop()
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = at_least_single(logits)
         return h[1:], F.cross_entropy(logits, y), logits
 
     @torch.no_grad()

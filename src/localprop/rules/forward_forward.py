@@ -19,6 +19,7 @@ from localprop.functional.goodness import (
     wrong_labels,
 )
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork, still_statistics
 from localprop.rules.base import Rule, block_groups
 from localprop.seed import derive
@@ -135,7 +136,7 @@ class ForwardForward(Rule):
                     continue
                 logits = None
                 if index == whole[-1]:
-                    logits = _in_single(h[2 * size :])
+                    logits = at_least_single(h[2 * size :])
                     loss = F.cross_entropy(logits, y)
                 else:
                     loss = self._contrast(index, h[:size], h[size : 2 * size])
@@ -145,7 +146,7 @@ class ForwardForward(Rule):
                 yield BlockStep((index, "block"), loss.detach(), prediction, output)
                 del loss, logits, output
             if self.readout is not None:
-                logits = self.readout(_in_single(torch.cat(features, 1)))
+                logits = self.readout(at_least_single(torch.cat(features, 1)))
                 loss = F.cross_entropy(logits, y)
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
                 yield BlockStep(READOUT, loss.detach(), logits.detach())
@@ -180,7 +181,7 @@ class ForwardForward(Rule):
         with torch.no_grad():
             passes = self._run(self.label(x, self._neutral(x), self), range(len(self.net) - 1))
             features = [self._normalise(output).flatten(1) for index, _, _, output in passes if index in self.answering]
-            logits: Tensor = self.readout(_in_single(torch.cat(features, 1)))
+            logits: Tensor = self.readout(at_least_single(torch.cat(features, 1)))
             return logits
 
     def _contrast(self, index: int, positive: Tensor, negative: Tensor) -> Tensor:
@@ -242,7 +243,3 @@ class PeerNormalisation(nn.Module):
         self.activity.copy_(activity.detach())
         penalty: Tensor = self.weight * (activity.mean() - activity).square().mean()
         return penalty
-
-
-def _in_single(h: Tensor) -> Tensor:
-    return h.to(torch.promote_types(h.dtype, torch.float32))

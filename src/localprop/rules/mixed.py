@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from localprop.functional.targets import logit_gradient, mixed_loss
-from localprop.network import LocalNetwork
+from localprop.network import LocalNetwork, still_statistics
 from localprop.objectives.base import Objective
-from localprop.rules.base import statistics_kept
 from localprop.rules.greedy import Greedy
 from localprop.types import BlockStep, LocalLoss
 
@@ -75,5 +74,5 @@ class GreedyMixed(Greedy):
 
     @contextlib.contextmanager
     def _preview(self, block: int) -> Iterator[None]:
-        with self.context(block), statistics_kept(self.net.blocks[block]):
+        with self.context(block), still_statistics(self.net.blocks[block]):
             yield

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from localprop.network import LocalNetwork
+from localprop.network import LocalNetwork, still_statistics
 from localprop.objectives.base import Objective
-from localprop.rules.base import Rule, statistics_kept, unique
+from localprop.rules.base import Rule, unique
 from localprop.types import BlockSpec, BlockStep, Key, LocalBatch, LocalLoss
 
 
@@ -135,7 +135,7 @@ class Overlap(Rule):
 
         @contextlib.contextmanager
         def context(index: int) -> Iterator[None]:
-            again = statistics_kept(self.net.blocks[index]) if index + 1 in inputs else contextlib.nullcontext()
+            again = still_statistics(self.net.blocks[index]) if index + 1 in inputs else contextlib.nullcontext()
             with self.context(index), again:
                 yield
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork, body_and_tail, still_statistics
 from localprop.rules.base import Rule, block_groups
 from localprop.types import BlockSpec, BlockStep, Key
@@ -77,7 +78,7 @@ class Pepita(Rule):
             with torch.no_grad():
                 clean = [h for _, _, h, _ in self._run(x)]
                 logits = clean.pop()
-                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                logits = at_least_single(logits)
                 loss = F.cross_entropy(logits, y)
                 error = logits.softmax(1) - F.one_hot(y, logits.shape[1])
                 modulated = x + (error.to(x.dtype) @ self.feedback.flatten(1).to(x.dtype)).view_as(x)
@@ -99,7 +100,7 @@ class Pepita(Rule):
         self.check_input(x)
         with torch.no_grad():
             *_, (_, _, logits, _) = self._run(x)
-            return [None] * (len(self.net) - 1) + [logits.to(torch.promote_types(logits.dtype, torch.float32))]
+            return [None] * (len(self.net) - 1) + [at_least_single(logits)]
 
     def _run(self, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         return self.net.iter_blocks(x, at_activation=range(len(self.net) - 1), context=self.context)

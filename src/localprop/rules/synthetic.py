@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from localprop.functional.distance import squared_error
+from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork
-from localprop.rules.base import unique
-from localprop.rules.chained import Chained, at_least_single
+from localprop.rules.base import block_groups, unique
+from localprop.rules.chained import Chained
 from localprop.types import BlockSpec, BlockStep, Key
 
 
@@ -71,7 +72,7 @@ class SyntheticGradients(Chained):
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return the groups of blocks and predictors, in the order in which they become final."""
-        blocks = self._block_groups()
+        blocks = block_groups(self.net)
         groups: dict[Key, list[nn.Parameter]] = {}
         for index in range(len(self.net)):
             if (index, "block") in blocks:

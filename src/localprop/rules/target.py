@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.distance import squared_error
+from localprop.functional.precision import at_least_single
 from localprop.functional.target import difference_target, jacobian_loss, logit_gradient, target_loss
-from localprop.network import LocalNetwork
-from localprop.rules.base import unique
-from localprop.rules.chained import Chained, at_least_single, held_statistics
+from localprop.network import LocalNetwork, still_statistics
+from localprop.rules.base import groups_from_the_last, unique
+from localprop.rules.chained import Chained
 from localprop.seed import derive, seeded
 from localprop.types import BlockSpec, BlockStep, Key
 
@@ -106,7 +107,7 @@ class TargetPropagation(Chained):
         feedback: dict[Key, list[nn.Parameter]] = {
             (index, "feedback"): unique(list(module.parameters())) for index, module in enumerate(self.feedback)
         }
-        return {**feedback, **dict(reversed(self._block_groups().items()))}
+        return {**feedback, **groups_from_the_last(self.net)}
 
     def lr_factor(self, key: Key) -> float:
         """Return the factor of feedback networks' learning rate; 1 for blocks."""
@@ -127,7 +128,7 @@ class TargetPropagation(Chained):
             if index <= self.top:
                 targets[index] = self._target(index, outputs, targets, gradient)
             trained = unique(list(block.parameters()))
-            with held_statistics(block):
+            with still_statistics(block):
                 done = self._run(index, outputs[index - 1] if index else x, input_grad=index > self.top)
             h, block_input = at_least_single(done.h), done.input
             loss = target_loss(h, targets[index]) if hidden else F.cross_entropy(h, y)
@@ -158,7 +159,7 @@ class TargetPropagation(Chained):
         with seeded(derive(self.seed, "noise", self._step, self._passes, index, iteration), h.device):
             noise, disturbance = self.noise * torch.randn_like(h), self.noise * torch.randn_like(source)
         noisy = h + noise
-        with torch.no_grad(), held_statistics(self.net):
+        with torch.no_grad(), still_statistics(self.net):
             blocks = range(index + 1, self._source(index) + 1)
             *_, last = self.net.iter_blocks(noisy, blocks=blocks, context=self.context)
         fed = self._feed(index, last.output)
