@@ -146,7 +146,7 @@ def test_all_mistakes_are_reported_together_with_the_nearest_match(yaml_file):
     file = yaml_file("epocs: 3\nprecision: bf61\nmodel: {name: vgg8b, dropuot: 0.5}\n")
     found = problems_of(
         {
-            "method": "dlc",
+            "method": "dcl-cosin",
             "model.widht": "0.25",
             "epochs": "-1",
             "optimizer": "sgd",
@@ -158,7 +158,7 @@ def test_all_mistakes_are_reported_together_with_the_nearest_match(yaml_file):
         file,
     )
     expected = {
-        "--method dlc": "did you mean 'dcl'?",
+        "--method dcl-cosin": "did you mean 'dcl-cosine'?",
         "--model.widht 0.25": "did you mean --model.width?",
         "--epochs -1": "greater than or equal to 1",
         "--optimizer sgd": "did you mean 'SGD'?",
