@@ -151,7 +151,6 @@ METHODS = (
         "frenkel2021learning",
         direct_sign_feedback,
         passes=2,
-        training=_RANDOM,
     ),
     Method(
         "drtp",
