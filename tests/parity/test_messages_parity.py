@@ -11,6 +11,7 @@ import localprop
 from localprop.seed import derive, seeded
 from tests.parity.test_training_parity import BUDGET, CASES, CLASSES, EXACT, LR, Case
 from tests.reference import critic, synthetic, target
+from tests.reference.dictionary import cross_entropy
 from tests.reference.prediction import pred_logits
 from tests.reference.training import Block, Groups
 
@@ -182,7 +183,7 @@ def noise_of(rule: localprop.Rule, number: int, index: int, iteration: int, shap
 @pytest.mark.parametrize("method", TARGETS)
 def test_targets_are_those_of_the_twin(method: str, feedback_loss: str, hidden: int, case: Case):
     settings = {"nudging": 0.6, "noise": 0.2, "iterations": 2, "feedback_loss": feedback_loss, "hidden": hidden}
-    rule = build(method, case, **settings)
+    rule = build(method, case, top="logits", **settings)
     direct = method == "direct-dtp"
     params = [values(block) for block in rule.net.blocks]
     phi: Groups = [values(module) for module in rule.feedback]
@@ -216,3 +217,45 @@ def test_targets_are_those_of_the_twin(method: str, feedback_loss: str, hidden: 
         params = [sgd(p, g) for p, g in zip(params, expected.gradients, strict=True)]
     torch.testing.assert_close([values(block) for block in rule.net.blocks], params, **EXACT)
     torch.testing.assert_close([values(module) for module in rule.feedback], phi, **EXACT)
+
+
+def gradient_below_the_last(case: Case, params: Groups, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the last block's loss, the gradient of each sample's own loss at its input, and its own gradients."""
+    *_, below, _ = target.forward_outputs(case.functions, params, x)
+    leaf, theta = below.requires_grad_(), [p.clone().requires_grad_() for p in params[-1]]
+    loss = cross_entropy(case.functions[-1](leaf, theta), y)
+    arriving, *own = torch.autograd.grad(loss, [leaf, *theta])
+    return loss.detach(), len(x) * arriving, own
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("method", TARGETS)
+def test_targets_from_the_last_hidden_block_are_those_of_the_twin(method: str, case: Case):
+    """The twin's network ends there, with a top target made from the gradient that comes through the last block."""
+    rule = build(method, case, nudging=0.6, noise=0.2, feedback_loss="reconstruction", top="hidden")
+    params = [values(block) for block in rule.net.blocks]
+    phi: Groups = [values(module) for module in rule.feedback]
+    shapes = [spec.shape for spec in rule.specs]
+    feedbacks = [feedback(shape, hidden=False) for shape in shapes[:-2]]
+    hidden = case.functions[:-1]
+    for number, (x, y) in enumerate(batches(case)):
+        found = run(rule, number, x, y)
+        noises = [noise_of(rule, number, i, 0, [shapes[i]])[0] for i in range(len(phi))]
+        losses, gradients = target.feedback_step(
+            hidden, params[:-1], feedbacks, phi, x, noises, direct=method == "direct-dtp"
+        )
+        for i in range(len(phi)):
+            assert found[i][0] == (i, "feedback")
+            torch.testing.assert_close(found[i][1], (losses[i], gradients[i]), **EXACT)
+        phi = [sgd(p, g) for p, g in zip(phi, gradients, strict=True)]
+        loss, arriving, last = gradient_below_the_last(case, params, x, y)
+        top = target.forward_outputs(hidden, params, x)[-1] - 0.6 * arriving
+        step = target.target_step(
+            hidden, params[:-1], feedbacks, phi, x, y, eta=0.6, rule=method, top=top, last_by_target=True
+        )
+        expected = [*zip(step.losses, step.gradients, strict=True), (loss, last)]
+        for i, (key, done) in enumerate(reversed(found[len(phi) :])):
+            assert key == (i, "block")
+            torch.testing.assert_close(done, expected[i], **EXACT)
+        params = [sgd(p, g) for p, (_, g) in zip(params, expected, strict=True)]
+    torch.testing.assert_close([values(block) for block in rule.net.blocks], params, **EXACT)

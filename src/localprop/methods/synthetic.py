@@ -22,7 +22,7 @@ def synthetic_gradients(
     unlocked: bool = False,
     hidden: int | None = None,
     kernel: int = 5,
-    predictor_lr: float = 1.0,
+    hidden_lr: float = 0.1,
 ) -> SyntheticGradients:
     """Train hidden blocks by predicted gradients, and the last block by cross-entropy.
 
@@ -33,14 +33,14 @@ def synthetic_gradients(
         unlocked: Whether a block runs on a prediction of its input.
         hidden: Hidden channels of the predictors; default as many as what they predict.
         kernel: Odd size of their convolutions.
-        predictor_lr: Learning rate of the predictors as a multiple of that of the blocks.
+        hidden_lr: Learning rate of hidden blocks as a multiple of that of the last block and the predictors.
     """
     synthesisers = [Synthesiser(spec, hidden=hidden, kernel=kernel, conditioned=conditioned) for spec in specs[:-1]]
     inputs = [
         input_predictor(spec, specs[0].input_shape, hidden=hidden, kernel=kernel)
         for spec in (specs[1:] if unlocked else ())
     ]
-    return SyntheticGradients(net, specs, synthesisers, inputs, predictor_lr=predictor_lr)
+    return SyntheticGradients(net, specs, synthesisers, inputs, hidden_lr=hidden_lr)
 
 
 def local_critic(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048) -> LocalCritic:

@@ -17,12 +17,12 @@ def target_propagation(
     *,
     difference: bool = True,
     direct: bool = False,
-    top: Top = "logits",
+    top: Top = "hidden",
     nudging: float = 0.7,
     noise: float = 0.1,
     iterations: int = 1,
     feedback_loss: FeedbackLoss = "reconstruction",
-    feedback_lr: float = 1.0,
+    feedback_lr: float = 10.0,
     hidden: int = 0,
 ) -> TargetPropagation:
     """Train hidden blocks by targets that learned feedback carries down, and the last block by cross-entropy.

@@ -34,7 +34,7 @@ class SyntheticGradients(Chained):
         specs: Its blocks.
         synthesisers: M_l of every hidden block: (h_l, y) -> the shape of h_l.
         inputs: P_l of every block but the first: x -> the shape of h_{l-1}; empty: blocks run on their true input.
-        predictor_lr: Learning rate of predictors as a multiple of that of the blocks, > 0.
+        hidden_lr: Learning rate of hidden blocks as a multiple of that of the last block and the predictors, > 0.
 
     Cost: memory of one block's graph, or of one predictor's, whichever is larger. M_l (and P_l) runs twice: once
         without a graph to be used, and once with one to be trained, when its target is known.
@@ -55,7 +55,7 @@ class SyntheticGradients(Chained):
         synthesisers: Sequence[nn.Module],
         inputs: Sequence[nn.Module] = (),
         *,
-        predictor_lr: float = 1.0,
+        hidden_lr: float = 1.0,
     ) -> None:
         super().__init__(net, specs)
         if len(synthesisers) != len(net) - 1 or len(inputs) not in (0, len(net) - 1):
@@ -63,9 +63,9 @@ class SyntheticGradients(Chained):
                 f"synthesisers and inputs: need {len(net) - 1} of the first, and as many or none of the second, got "
                 f"{len(synthesisers)} and {len(inputs)}"
             )
-        if not 0 < predictor_lr < torch.inf:
-            raise ValueError(f"predictor_lr: must be positive and finite, got {predictor_lr}")
-        self.predictor_lr = predictor_lr
+        if not 0 < hidden_lr < torch.inf:
+            raise ValueError(f"hidden_lr: must be positive and finite, got {hidden_lr}")
+        self.hidden_lr = hidden_lr
         self.synthesisers = nn.ModuleDict({str(index): module for index, module in enumerate(synthesisers)})
         self.inputs = nn.ModuleDict({str(index + 1): module for index, module in enumerate(inputs)})
         self._has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.modules())
@@ -84,8 +84,8 @@ class SyntheticGradients(Chained):
         return groups
 
     def lr_factor(self, key: Key) -> float:
-        """Return the factor of predictors' learning rate; 1 for blocks."""
-        return 1.0 if key[1] == "block" else self.predictor_lr
+        """Return the factor of hidden blocks' learning rate; 1 for the last block and the predictors."""
+        return 1.0 if key[1] != "block" or key[0] == len(self.net) - 1 else self.hidden_lr
 
     def _train(self, x: Tensor, y: Tensor, scale: float) -> Iterator[BlockStep]:
         sent = x  # the output of the block before
