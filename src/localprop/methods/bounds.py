@@ -53,6 +53,7 @@ METHODS = (
         paper("jarrett2009best"),
         frozen,
         "one linear probe a block",
+        needs_labels=False,
     ),
     Method(
         "last-block",

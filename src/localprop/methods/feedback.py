@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -86,7 +87,9 @@ def _by_error(
     source: str,
     builder: Callable[..., Rule],
     *,
+    messages: Literal["gradients", "errors"] = "gradients",
     passes: int = 1,
+    global_error: bool = True,
     training: Mapping[str, float] = MappingProxyType({}),
 ) -> Method:
     return Method(
@@ -98,10 +101,10 @@ def _by_error(
         builder,
         "none",
         training=training,
-        messages="gradients",
+        messages=messages,
         passes=passes,
         updates_in_forward=False,
-        global_error=True,
+        global_error=global_error,
     )
 
 
@@ -141,6 +144,7 @@ METHODS = (
         2016,
         "nokland2016direct",
         direct_feedback,
+        messages="errors",
         passes=2,
         training=_RANDOM,
     ),
@@ -150,6 +154,8 @@ METHODS = (
         2021,
         "frenkel2021learning",
         direct_sign_feedback,
+        messages="errors",
+        global_error=False,  # the sign of softmax - onehot is the label's alone
         passes=2,
     ),
     Method(

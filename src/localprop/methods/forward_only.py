@@ -219,6 +219,7 @@ METHODS = (
         paper("journe2023hebbian"),
         soft_hebb,
         "one linear probe a block, which trains no block",
+        needs_labels=False,
         training={"weight_decay": 0.0},
     ),
     Method(
@@ -238,6 +239,7 @@ METHODS = (
         paper("dellaferrera2022error"),
         pepita,
         "none",
+        messages="errors",
         training={"weight_decay": 0.0},
         passes=2,
         updates_in_forward=False,

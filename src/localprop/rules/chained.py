@@ -47,8 +47,9 @@ class Chained(Rule):
         """Return None for every hidden block, and the network's logits; see `Rule.exits`."""
         self.check_input(x)
         with torch.no_grad():
-            *_, last = self.net.iter_blocks(x, context=self.context)
-            return [None] * (len(self.net) - 1) + [at_least_single(last.output)]
+            for done in self.net.iter_blocks(x, context=self.context):
+                logits = done.output
+            return [None] * (len(self.net) - 1) + [at_least_single(logits)]
 
     def _run(self, index: int, x: Tensor, *, input_grad: bool = False) -> BlockPass:
         """Run one block on a detached input."""
