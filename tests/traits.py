@@ -23,7 +23,7 @@ class Traits:
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
         graph_of_block: Block and objective learn from one graph; otherwise from less.
-        steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
+        steady: Forty steps on one batch lower every block's loss; where the signal is drawn anew each step, their sum.
         refused: Networks of the tests that the method cannot train, by name.
     """
 
@@ -38,7 +38,7 @@ class Traits:
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
-    "ff": Traits(block_by_block=False, network_answers=False),
+    "ff": Traits(block_by_block=False, network_answers=False, steady=False),
     "forward-gradient": Traits(graph_of_block=False, steady=False),
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
