@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import localprop
-from localprop.functional.goodness import goodness, group_goodness, likely_wrong_labels, normalise_activity, wrong_labels
+from localprop.functional.goodness import (
+    goodness,
+    group_goodness,
+    likely_wrong_labels,
+    normalise_activity,
+    wrong_labels,
+)
 from localprop.functional.hebbian import competition
 from localprop.rules import forward_gradient
 
