@@ -36,6 +36,8 @@ class Traits:
         moving_targets: Groups whose loss is a distance to what training moves, by name: it need not fall.
         refused: Networks of the tests that the method cannot train, by name; "isolation" and "flat" are those of the
             tests of isolation and of hostile batches.
+        steady: Forty steps on one batch lower every block's loss; where the signal is drawn anew each step, their sum.
+        refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
@@ -81,6 +83,7 @@ _EXCEPTIONS: dict[str, Traits] = {
     "sim": Traits(hidden_predictions=False),
     "sim-bpf": Traits(hidden_predictions=False),
     "ff": Traits(block_by_block=False, network_answers=False),
+    "ff": Traits(block_by_block=False, network_answers=False, steady=False),
     "forward-gradient": Traits(graph_of_block=False, steady=False),
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),

@@ -65,7 +65,7 @@ def test_hidden_blocks_need_labels_if_and_only_if_they_learn_something_else_from
     for y in (batch()[1], torch.tensor([2, 0, 1, 1, 0, 0])):  # other pairs, and other groups, share a class
         rule = awake(name)
         executor = LocalExecutor(rule, lambda group: torch.optim.SGD(group, lr=0.1))
-        for number in range(2):  # what predictors of gradients learn from labels reaches blocks in the second step
+        for number in range(4):  # predictors of gradients hand on what labels say by one block a step
             executor.step(number, batch()[0], y)
         found.append([p.detach() for p in rule.net.blocks[1].parameters()])
     assert same(*found) == (not method_of(name).needs_labels)
