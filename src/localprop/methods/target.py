@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from localprop.citations import paper
 from localprop.methods.common import Specs
 from localprop.methods.method import Method
@@ -60,7 +63,9 @@ def target_propagation(
     )
 
 
-def _target(name: str, title: str, year: int, key: str, *, difference: bool, direct: bool) -> Method:
+def _target(
+    name: str, title: str, year: int, key: str, fixed: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Method:
     return Method(
         name,
         title,
@@ -68,9 +73,9 @@ def _target(name: str, title: str, year: int, key: str, *, difference: bool, dir
         year,
         paper(key),
         target_propagation,
-        "one feedback network a hidden block",
-        {"difference": difference, "direct": direct},
-        {"feedback_loss": "jacobian" if difference else "reconstruction"},
+        "one feedback network a block below the top",
+        fixed,
+        defaults,
         messages="targets",
         passes=3,
         updates_in_forward=False,
@@ -79,14 +84,29 @@ def _target(name: str, title: str, year: int, key: str, *, difference: bool, dir
 
 
 METHODS = (
-    _target("tp", "Target propagation", 2015, "lee2015difference", difference=False, direct=False),
-    _target("dtp", "Difference target propagation", 2015, "lee2015difference", difference=True, direct=False),
+    _target(
+        "tp",
+        "Target propagation",
+        2015,
+        "lee2015difference",
+        {"difference": False, "direct": False},
+        # A block's target also holds the feedback's error, beside which a small step is lost.
+        {"nudging": 10.0, "feedback_loss": "reconstruction"},
+    ),
+    _target(
+        "dtp",
+        "Difference target propagation",
+        2015,
+        "lee2015difference",
+        {"difference": True, "direct": False},
+        {"feedback_loss": "jacobian"},
+    ),
     _target(
         "direct-dtp",
         "Direct difference target propagation",
         2020,
         "meulemans2020theoretical",
-        difference=True,
-        direct=True,
+        {"difference": True, "direct": True},
+        {"feedback_loss": "jacobian"},
     ),
 )
