@@ -4,5 +4,6 @@ from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
 from localprop.rules.greedy import Greedy
+from localprop.rules.layerwise import Layerwise
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Rule"]
+__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Layerwise", "Rule"]

@@ -32,7 +32,7 @@ def summary(training: Training) -> dict[str, Any]:
         "block_names": list(rule.net.names),
         "parameters": in_network,
         "extra_parameters": trained - in_network,
-        "step_seconds": statistics.median(training.step_seconds),
+        "step_seconds": statistics.median(training.step_seconds) if training.step_seconds else None,
         "peak_memory_bytes": training.peak_memory_bytes,
         "train_seconds": training.train_seconds,
         "weights_sha256": weights_sha256(rule.state_dict()),
