@@ -3,7 +3,8 @@
 from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
+from localprop.rules.cascade import Cascade, CascadeClosedForm
 from localprop.rules.greedy import Greedy
 from localprop.rules.layerwise import Layerwise
 
-__all__ = ["Backprop", "Greedy", "GreedyAveraged", "Layerwise", "Rule"]
+__all__ = ["Backprop", "Cascade", "CascadeClosedForm", "Greedy", "GreedyAveraged", "Layerwise", "Rule"]

@@ -136,6 +136,10 @@ class Rule(nn.Module, ABC):
     def finish(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """End a phase with one pass over the training set (closed forms); by default nothing. As `prepare`."""
 
+    def solved_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that `finish` solves for, so that no group holds them; here none."""
+        return []
+
     def lr_factor(self, key: Key) -> float:
         """Return the factor of a group's learning rate, where a method trains groups at different rates; here 1."""
         return 1.0

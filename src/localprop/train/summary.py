@@ -16,7 +16,8 @@ def summary(training: Training) -> dict[str, Any]:
     assert found is not None
     in_network = sum(parameter.numel() for parameter in rule.net.parameters())
     in_groups = {parameter for group in training.executor.groups.values() for parameter in group}
-    trained = sum(parameter.numel() for parameter in in_groups | set(rule.net.parameters()))
+    learned = {*rule.net.parameters(), *rule.solved_parameters()}
+    trained = sum(parameter.numel() for parameter in in_groups | learned)
     return {
         "method": config.method.name,
         "model": config.model.name,
