@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from localprop.errors import nearest
-from localprop.methods import backprop, cascade, contrastive, dictionary, layerwise, local_error
+from localprop.methods import backprop, cascade, contrastive, dictionary, layerwise, local_error, patches
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.recipes import recipe_for as network_recipe
@@ -28,6 +28,7 @@ _FAMILIES = (
     local_error,
     layerwise,
     cascade,
+    patches,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -10,13 +10,14 @@ from torch import nn
 from localprop.errors import nearest
 from localprop.models.conv import conv
 from localprop.models.fc import fc
+from localprop.models.patches import patches
 from localprop.models.vgg import vgg8b
 
 Factory = Callable[..., nn.Module]
 
-CATALOGUE: dict[str, Factory] = {"fc": fc, "conv": conv, "vgg8b": vgg8b}
+CATALOGUE: dict[str, Factory] = {"fc": fc, "conv": conv, "patches": patches, "vgg8b": vgg8b}
 
-__all__ = ["CATALOGUE", "Factory", "conv", "fc", "get", "vgg8b"]
+__all__ = ["CATALOGUE", "Factory", "conv", "fc", "get", "patches", "vgg8b"]
 
 
 def get(name: str) -> Factory:

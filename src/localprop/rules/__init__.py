@@ -6,5 +6,15 @@ from localprop.rules.base import Rule
 from localprop.rules.cascade import Cascade, CascadeClosedForm
 from localprop.rules.greedy import Greedy
 from localprop.rules.layerwise import Layerwise
+from localprop.rules.patches import PatchDictionaries
 
-__all__ = ["Backprop", "Cascade", "CascadeClosedForm", "Greedy", "GreedyAveraged", "Layerwise", "Rule"]
+__all__ = [
+    "Backprop",
+    "Cascade",
+    "CascadeClosedForm",
+    "Greedy",
+    "GreedyAveraged",
+    "Layerwise",
+    "PatchDictionaries",
+    "Rule",
+]
