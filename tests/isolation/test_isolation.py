@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import localprop
 from localprop.models.parts import FlatBlock
 from localprop.types import LocalBatch
-from tests.traits import block_by_block, traits
+from tests.traits import accepting, block_by_block, traits
 
 LOCAL = block_by_block()
 SHARING = ["dcl", "dcl-cosine"]
@@ -96,7 +96,7 @@ def test_a_shared_gradient_that_is_still_there_is_refused(method: str):
     assert all(p.grad is None for p in rule.parameters())
 
 
-@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+@pytest.mark.parametrize("method", accepting("isolation"))
 def test_what_is_yielded_has_no_graph(method: str):
     rule = build(method)
     for step in stepped(rule, optimizers_of(rule)):
@@ -273,7 +273,7 @@ def assert_clean(rule: localprop.Rule) -> None:
         assert not parameter._post_accumulate_grad_hooks
 
 
-@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+@pytest.mark.parametrize("method", accepting("isolation", steps=True))
 @pytest.mark.parametrize("how", ["close", "throw"])
 def test_an_abandoned_pass_leaves_nothing(method: str, how: str):
     rule, state = build(method, dropout=0.1), torch.get_rng_state()
@@ -294,7 +294,7 @@ def test_an_abandoned_pass_leaves_nothing(method: str, how: str):
     assert len(list(stepped(rule, optimizers))) == len(optimizers)
 
 
-@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+@pytest.mark.parametrize("method", accepting("isolation", steps=True))
 def test_an_exception_inside_a_block_leaves_nothing(method: str):
     rule = build(method, dropout=0.1)
     rule.autocast_dtype = torch.bfloat16
@@ -316,14 +316,14 @@ def test_an_exception_inside_a_block_leaves_nothing(method: str):
     assert len(list(stepped(rule, optimizers))) == len(optimizers)
 
 
-@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+@pytest.mark.parametrize("method", accepting("isolation"))
 def test_a_whole_pass_leaves_no_gradients_and_no_hooks(method: str):
     rule = build(method)
     list(stepped(rule, optimizers_of(rule)))
     assert_clean(rule)
 
 
-@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+@pytest.mark.parametrize("method", accepting("isolation"))
 def test_the_caller_never_runs_inside_the_rules_contexts(method: str):
     rule = build(method, dropout=0.5)
     rule.autocast_dtype = torch.bfloat16

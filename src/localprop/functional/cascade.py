@@ -44,7 +44,7 @@ def _threshold(logits: Tensor) -> Tensor:
     ordered = logits.sort(1, descending=True).values
     sums = ordered.cumsum(1)
     counts = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=logits.dtype)
-    size = (1 + counts * ordered > sums).sum(1, keepdim=True)
+    size = (1 + counts * ordered > sums).sum(1, keepdim=True).clamp(min=1)  # 0 if a logit is not a number
     return (sums.gather(1, size - 1) - 1) / size
 
 

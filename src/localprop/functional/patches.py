@@ -66,5 +66,6 @@ def nearest_patches(x: Tensor, filters: Tensor, offsets: Tensor, half_norms: Ten
     for sign in (1, -1):
         closeness = sign * products - lengths
         border = closeness.topk(neighbours + 1, dim=1).values[:, -1:]
-        marks.append((closeness > border).to(x.dtype))
+        mark = (closeness > border).to(x.dtype)
+        marks.append(mark.masked_fill_(closeness.isnan(), torch.nan))  # what is not a number stays so
     return torch.cat(marks, 1)

@@ -53,6 +53,7 @@ def cascade_feedback(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2
 
 
 _FAMILY, _PREDICTORS = "forward-only", "one linear predictor a block"
+_FAST = {"lr": 0.01}  # the published step of the predictors
 
 METHODS = (
     Method(
@@ -64,6 +65,7 @@ METHODS = (
         cascade,
         _PREDICTORS,
         {"reading": "softmax"},
+        training=_FAST,
     ),
     Method(
         "cafo-sparsemax",
@@ -74,6 +76,7 @@ METHODS = (
         cascade,
         _PREDICTORS,
         {"reading": "sparsemax"},
+        training=_FAST,
     ),
     Method(
         "cafo-mse",

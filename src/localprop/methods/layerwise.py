@@ -31,5 +31,13 @@ METHODS = (
         paper("belilovsky2019greedy"),
         layerwise,
         "one network of 1 to 3 layers a block",
+        training={
+            "optimizer": "SGD",
+            "lr": 0.1,
+            "weight_decay": 5e-4,
+            "optimizer_settings": {"momentum": 0.9},
+            "milestones": (0.3, 0.6, 0.9),
+            "gamma": 0.2,
+        },
     ),
 )
