@@ -65,7 +65,7 @@ def nearest_patches(x: Tensor, filters: Tensor, offsets: Tensor, half_norms: Ten
     marks = []
     for sign in (1, -1):
         closeness = sign * products - lengths
-        border = closeness.topk(neighbours + 1, dim=1).values[:, -1:]
+        border = closeness.topk(neighbours + 1, dim=1, sorted=False).values.amin(1, keepdim=True)
         mark = (closeness > border).to(x.dtype)
         marks.append(mark.masked_fill_(closeness.isnan(), torch.nan))  # what is not a number stays so
     return torch.cat(marks, 1)

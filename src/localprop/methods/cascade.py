@@ -96,5 +96,6 @@ METHODS = (
         paper("zhao2023cascaded"),
         cascade_feedback,
         _PREDICTORS,
+        training={"lr": 0.005},
     ),
 )
