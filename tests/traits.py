@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -12,7 +12,7 @@ from localprop.types import Key
 
 THOROUGH = {"bp", "dcl", "dcl-s", "pred"}
 """Methods that `make test` runs on every network of the tests; the others run there on the FAST ones alone."""
-FAST = {"fc-1x28", "conv-1x28"}
+FAST = {"fc-1x28", "conv-1x28", "patches-1x28"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,11 @@ class Traits:
         block_by_block: Each block is one group (block, "block"), yielded in order with its own gradients alone, by an
             objective that sees nothing but the block.
         network_answers: The answer is that of `rule.net` as a plain module.
+        last_block_answers: The answer is that of the last block alone.
         all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
+        hidden_trained: Hidden blocks are trained, and not only read.
+        takes_steps: Something is trained by steps; else `finish` does it all.
+        model: The only network of the catalogue of models that the method trains; other methods need not.
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
         needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         loss_floor: Least value of a hidden block's loss on batches of 16 images and 4 classes.
@@ -36,15 +40,17 @@ class Traits:
         moving_targets: Groups whose loss is a distance to what training moves, by name: it need not fall.
         refused: Networks of the tests that the method cannot train, by name; "isolation" and "flat" are those of the
             tests of isolation and of hostile batches.
-        steady: Forty steps on one batch lower every block's loss; where the signal is drawn anew each step, their sum.
-        refused: Networks of the tests that the method cannot train, by name.
     """
 
     hidden_predictions: bool = True
     silent_blocks: int = 0
     block_by_block: bool = True
     network_answers: bool = True
+    last_block_answers: bool = True
     all_trained: bool = True
+    hidden_trained: bool = True
+    takes_steps: bool = True
+    model: str | None = None
     own_network: bool = False
     needs_image: bool = False
     loss_floor: float = 0.0
@@ -64,6 +70,9 @@ _FIXED_SIZE = frozenset(
 )
 """Networks that take images of one size alone, and so no patches of them."""
 
+_CASCADE = Traits(network_answers=False, last_block_answers=False)
+"""All blocks answer together."""
+
 _EXCEPTIONS: dict[str, Traits] = {
     "bp": Traits(hidden_predictions=False, block_by_block=False),
     "feat": Traits(hidden_predictions=False),
@@ -82,7 +91,6 @@ _EXCEPTIONS: dict[str, Traits] = {
     "infopro-contrast": Traits(hidden_predictions=False, needs_image=True),
     "sim": Traits(hidden_predictions=False),
     "sim-bpf": Traits(hidden_predictions=False),
-    "ff": Traits(block_by_block=False, network_answers=False),
     "ff": Traits(block_by_block=False, network_answers=False, steady=False),
     "forward-gradient": Traits(graph_of_block=False, steady=False),
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
@@ -111,6 +119,10 @@ _EXCEPTIONS: dict[str, Traits] = {
             moving_targets=frozenset({"block", "feedback"}),
         ),
     ),
+    **dict.fromkeys(("cafo-ce", "cafo-sparsemax"), replace(_CASCADE, all_trained=False, hidden_trained=False)),
+    "cafo-mse": replace(_CASCADE, block_by_block=False, all_trained=False, hidden_trained=False, takes_steps=False),
+    "cafo-dfa": _CASCADE,
+    "patches": Traits(block_by_block=False, model="patches", refused=frozenset({"isolation", "flat"})),
 }
 
 
@@ -123,17 +135,32 @@ def is_last(key: Key, num_blocks: int) -> bool:
     return key in ((num_blocks - 1, "block"), (None, "network"))
 
 
-def accepting(network: str) -> list[str]:
-    """Return the methods that can train a network of the tests."""
-    return [name for name in CATALOGUE if network not in traits(name).refused]
+def accepting(network: str, *, steps: bool = False) -> list[str]:
+    """Return the methods that can train a network of the tests; with `steps`, those that do it by steps."""
+    return [
+        name for name in CATALOGUE if network not in traits(name).refused and (traits(name).takes_steps or not steps)
+    ]
+
+
+def suits(method: str, network: str) -> bool:
+    """Whether the tests train a network, named "model-...", by a method: one's own network is its method's alone."""
+    model, own = network.partition("-")[0], {traits(name).model for name in CATALOGUE}
+    return (
+        (traits(method).model == model)
+        if model in own or traits(method).model
+        else network not in traits(method).refused
+    )
 
 
 def block_by_block() -> list[str]:
     return [name for name in CATALOGUE if traits(name).block_by_block]
 
 
-def cases(networks: list[str]) -> list[object]:
-    """Return every method on every network that it can train, as pytest parameters (method, network name)."""
+def cases(networks: list[str], *, steps: bool = False) -> list[object]:
+    """Return every method on every network that it can train, as pytest parameters (method, network name).
+
+    With `steps`, only methods that train by steps.
+    """
     return [
         pytest.param(
             method,
@@ -143,5 +170,5 @@ def cases(networks: list[str]) -> list[object]:
         )
         for method in CATALOGUE
         for network in networks
-        if network not in traits(method).refused
+        if suits(method, network) and (traits(method).takes_steps or not steps)
     ]

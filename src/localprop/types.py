@@ -113,7 +113,8 @@ class Phase:
     Attributes:
         name: What progress and records call it.
         blocks: The blocks that `Rule.steps` trains in it.
-        fraction: Share of the run's steps; the fractions of a rule's phases sum to 1.
+        fraction: Share of the run's steps; the fractions of a rule's phases sum to 1. A phase of fraction 0 takes no
+            steps: it is prepared and finished. A rule of such phases alone is trained without optimisers.
         source: What `steps` is given: "images" for the network's inputs, or "features" for the detached outputs of the
             blocks before, in evaluation mode, which may be computed once and cached.
     """

@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 import localprop.train.fit
 from localprop.cli import main
 from localprop.record import Recorder
-from localprop.train import checkpoint, training
+from localprop.train import checkpoint, features, phases, training
 from tests.deaths import after_bytes, around, strike
 
 IN_WRITE = {
@@ -74,6 +74,12 @@ def in_replacing(name):
 
 def in_update(count):
     around(torch.optim.AdamW, "step", "before", count)
+
+def at_border(count, when):
+    around(phases.Borders, "_call", when, count)
+
+def in_features(count):
+    around(features.FeatureCache, "batch", "before", count)
 
 def in_evaluation(count):
     around(training, "evaluate", "before", count)

@@ -299,7 +299,7 @@ def assert_clean(rule: localprop.Rule) -> None:
         assert not parameter._post_accumulate_grad_hooks
 
 
-@pytest.mark.parametrize("method", accepting("isolation"))
+@pytest.mark.parametrize("method", accepting("isolation", steps=True))
 @pytest.mark.parametrize("how", ["close", "throw"])
 def test_an_abandoned_pass_leaves_nothing(method: str, how: str):
     rule, state = build(method, dropout=0.1), torch.get_rng_state()
@@ -320,7 +320,7 @@ def test_an_abandoned_pass_leaves_nothing(method: str, how: str):
     assert len(list(stepped(rule, optimizers))) == len(optimizers)
 
 
-@pytest.mark.parametrize("method", accepting("isolation"))
+@pytest.mark.parametrize("method", accepting("isolation", steps=True))
 def test_an_exception_inside_a_block_leaves_nothing(method: str):
     rule = build(method, dropout=0.1)
     rule.autocast_dtype = torch.bfloat16

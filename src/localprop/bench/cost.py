@@ -28,6 +28,8 @@ from localprop.train.assemble import (
     resolve_device,
 )
 from localprop.train.config import RunConfig
+from localprop.train.phases import inputs_of, step_in, takes_steps
+from localprop.types import Phase
 
 Step = Callable[[Tensor, Tensor], None]
 WARM_UP_PAIRS = 2
@@ -47,13 +49,17 @@ def measure(
         backprop_memory: Memory of backprop with the same settings if it is known already, in bytes.
 
     Returns:
-        The rows of the bench contract: times are medians in seconds; `step_ratio` is the median over pairs of (method /
-        backprop) and `step_ratio_spread` its quartiles; memory is the growth of the resident set over three steps
-        after the network and the batch are there, before the optimiser is.
+        The rows of the bench contract: times are medians in seconds (a method with phases takes a step in each, by
+        their shares of a run); `step_ratio` is the median over pairs of (method / backprop) and `step_ratio_spread`
+        its quartiles; memory is the growth of the resident set over three steps after the network and the batch are
+        there, before the optimiser is.
 
     Raises:
+        ValueError: The method takes no steps.
         RuntimeError: A measuring process failed; says what it said.
     """
+    if not takes_steps(build_rule(config, facts, torch.device("cpu")).phases()):
+        raise ValueError(f"method: {config.method.name} takes no optimiser steps, so there is none to measure")
     time_row = _in_fresh_process(config, facts, "step", seconds)
     own = _in_fresh_process(config, facts, "memory", 0)["bytes"]
     backprop = backprop_memory or _in_fresh_process(config, facts, "backprop-memory", 0)["bytes"]
@@ -74,7 +80,7 @@ def measure_step_ratio(config: RunConfig, facts: DataFacts, seconds: float) -> d
     """Time steps of the method and of backprop in turn, in this process."""
     device = resolve_device(config.device)
     x, y = _batch(config, facts, device)
-    own_step, own_x = _method_step(config, facts, device, x)
+    own_steps, own_x = _method_steps(config, facts, device, x)
     backprop_step, backprop_x = _hand_written_backprop(config, facts, device, x)
     own: list[float] = []
     backprop: list[float] = []
@@ -82,7 +88,7 @@ def measure_step_ratio(config: RunConfig, facts: DataFacts, seconds: float) -> d
     while len(own) < WARM_UP_PAIRS + MIN_PAIRS or (
         time.perf_counter() - started < seconds and len(own) < WARM_UP_PAIRS + MAX_PAIRS
     ):
-        own.append(_timed(own_step, own_x, y, device))
+        own.append(sum(share * _timed(step, own_x, y, device) for share, step in own_steps))
         backprop.append(_timed(backprop_step, backprop_x, y, device))
     own, backprop = own[WARM_UP_PAIRS:], backprop[WARM_UP_PAIRS:]
     ratios = [mine / theirs for mine, theirs in zip(own, backprop, strict=True)]
@@ -112,22 +118,31 @@ def measure_memory(config: RunConfig, facts: DataFacts, *, backprop: bool) -> in
         executor = build_executor(config, rule)
 
         def step(x: Tensor, y: Tensor) -> None:
-            executor.step(0, x, y)
+            for phase in rule.phases():
+                if phase.fraction:
+                    step_in(phase, executor, 0, inputs_of(phase, rule, x), y)
 
     for _ in range(MEMORY_STEPS):
         step(x, y)
     return memory.peak()
 
 
-def _method_step(config: RunConfig, facts: DataFacts, device: torch.device, x: Tensor) -> tuple[Step, Tensor]:
+def _method_steps(
+    config: RunConfig, facts: DataFacts, device: torch.device, x: Tensor
+) -> tuple[list[tuple[float, Step]], Tensor]:
+    """Return a step of every phase, with its share of the run's steps, and the batch in the network's layout."""
     rule = build_rule(config, facts, device).train()
     executor = build_executor(config, rule)
     numbers = iter(range(sys.maxsize))
 
-    def step(x: Tensor, y: Tensor) -> None:
-        executor.step(next(numbers), x, y)
+    def step_of(phase: Phase) -> Step:
+        def step(x: Tensor, y: Tensor) -> None:
+            step_in(phase, executor, next(numbers), inputs_of(phase, rule, x), y)
 
-    return step, in_layout(x, rule)
+        return step
+
+    steps = [(phase.fraction, step_of(phase)) for phase in rule.phases() if phase.fraction]
+    return steps, in_layout(x, rule)
 
 
 def _hand_written_backprop(config: RunConfig, facts: DataFacts, device: torch.device, x: Tensor) -> tuple[Step, Tensor]:

@@ -74,6 +74,11 @@ class BatchLoader:
         """Batches an epoch."""
         return -(-len(self._labels) // self.batch_size)
 
+    @property
+    def num_images(self) -> int:
+        """Images of the training set."""
+        return len(self._labels)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of a step.
 
@@ -86,15 +91,23 @@ class BatchLoader:
         Shape:
             (N, C, H, W) and (N,), N <= batch_size.
         """
-        if step < 0:
-            raise ValueError(f"step must be 0 or more, got {step}; steps are counted from the start of training")
-        epoch, position = divmod(step, len(self))
-        start = position * self.batch_size
-        chosen = self._order(epoch)[start : start + self.batch_size]
+        chosen = self.indices(step)
         pixels = augment(self._pixels.index_select(0, chosen), self._augmentation, derive(self._seed, "augment", step))
         x = normalise(pixels, self._mean, self._std)
         x = cut_out(x, self._augmentation.cutout, derive(self._seed, "cutout", step))
         return x, self._labels.index_select(0, chosen)
+
+    def indices(self, step: int) -> Tensor:
+        """Return the numbers of the images in the batch of a step, int64.
+
+        Raises:
+            ValueError: `step` is negative.
+        """
+        if step < 0:
+            raise ValueError(f"step must be 0 or more, got {step}; steps are counted from the start of training")
+        epoch, position = divmod(step, len(self))
+        start = position * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:

@@ -43,12 +43,14 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation
     rule.eval()
     blocks: list[Tensor | None] = [None] * len(rule.net)
     sums: dict[Weights, Tensor] = {}
+    answers = torch.zeros((), dtype=torch.int64)
     num_images = 0
     try:
         with torch.no_grad():
             for x, y in batches:
                 num_images += len(y)
                 exits = rule.exits(x)
+                answers = (rule.answer(exits).argmax(1) != y).sum() + answers
                 for index, logits in enumerate(exits):
                     if logits is not None:
                         wrong = (logits.argmax(1) != y).sum()
@@ -62,10 +64,8 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation
     if not num_images:
         raise ValueError("batches: nothing to evaluate on, the set is empty")
     layer_errors = tuple(None if count is None else percent(int(count), num_images) for count in blocks)
-    answer = layer_errors[-1]
-    assert answer is not None
     return Evaluation(
-        answer,
+        percent(int(answers), num_images),
         layer_errors,
         {kind: percent(int(count), num_images) for kind, count in sums.items()},
         num_images,

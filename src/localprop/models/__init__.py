@@ -12,6 +12,7 @@ from localprop.models.cnn import cnn
 from localprop.models.conv import conv
 from localprop.models.fc import fc
 from localprop.models.mlp import mlp
+from localprop.models.patches import patches
 from localprop.models.vgg import vgg8b, vgg11, vgg11b, vgg11c, vgg13, vgg16, vgg19
 
 Factory = Callable[..., nn.Module]
@@ -28,6 +29,7 @@ CATALOGUE: dict[str, Factory] = {
     "vgg16": vgg16,
     "vgg19": vgg19,
     "vgg11c": vgg11c,
+    "patches": patches,
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "fc",
     "get",
     "mlp",
+    "patches",
     "vgg8b",
     "vgg11",
     "vgg11b",

@@ -2,8 +2,10 @@
 
 from localprop.objectives.auxiliary import AuxiliaryNetwork
 from localprop.objectives.base import Objective
+from localprop.objectives.cascade import CascadeFeedback, CascadeOutput, CascadePrediction
 from localprop.objectives.coarse import CoarsePrediction
 from localprop.objectives.cross_entropy import CrossEntropy
+from localprop.objectives.deep_prediction import DeepPrediction
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast, HeadContrast
 from localprop.objectives.goodness import ChannelCompetition, ProjectedGoodness
@@ -22,12 +24,16 @@ from localprop.objectives.weighted import WeightedSum
 
 __all__ = [
     "AuxiliaryNetwork",
+    "CascadeFeedback",
+    "CascadeOutput",
+    "CascadePrediction",
     "ChannelCompetition",
     "CoarsePrediction",
     "CodePrediction",
     "CodeSimilarity",
     "ConvolutionalHead",
     "CrossEntropy",
+    "DeepPrediction",
     "DictionaryContrast",
     "FeatureContrast",
     "HeadContrast",

@@ -84,8 +84,12 @@ class Rule(nn.Module, ABC):
         """Return the logits of every block, None where a block makes no prediction. Uses the mode the rule is in."""
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the network's answer, the logits of its last block, shape (N, Z)."""
-        logits = self.exits(x)[-1]
+        """Return the logits of the network's answer, shape (N, Z)."""
+        return self.answer(self.exits(x))
+
+    def answer(self, exits: Sequence[Tensor | None]) -> Tensor:
+        """Return the logits of the network's answer, given those of all blocks; here the last block's."""
+        logits = exits[-1]
         assert logits is not None
         return logits
 
@@ -98,8 +102,30 @@ class Rule(nn.Module, ABC):
         """Return the phases of training, in order; one phase that trains all blocks unless a rule says otherwise."""
         return (Phase("train", range(len(self.net))),)
 
+    def features(self, x: Tensor, blocks: int) -> Tensor:
+        """Return what `steps` is given for block number `blocks`: the output of those before, in evaluation mode.
+
+        Args:
+            x: Inputs. Shape (N, ...).
+            blocks: How many blocks to run; 0 gives the inputs back.
+        """
+        modes = {module: module.training for module in self.net.blocks[:blocks].modules()}
+        try:
+            for module in modes:
+                module.training = False
+            with torch.no_grad():
+                for done in self.net.iter_blocks(x, blocks=range(blocks), context=self.context):
+                    x = done.output
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return x
+
     def prepare(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Get ready for a phase with one pass over the training set (dictionaries, whitening); by default nothing.
+
+        Called in evaluation mode, without gradients. What it changes is parameters and buffers, as a function of the
+        rule's state and the batches alone: a run that is killed in it does it again.
 
         Args:
             phase: The phase that begins.
@@ -108,6 +134,10 @@ class Rule(nn.Module, ABC):
 
     def finish(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """End a phase with one pass over the training set (closed forms); by default nothing. As `prepare`."""
+
+    def solved_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that `finish` solves for, so that no group holds them; here none."""
+        return []
 
     def lr_factor(self, key: Key) -> float:
         """Return the factor of a group's learning rate, where a method trains groups at different rates; here 1."""

@@ -20,6 +20,7 @@ from localprop.train.config import RunConfig
 from localprop.train.directory import check_unused, claim_directory, write_json
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
+from localprop.train.phases import takes_steps
 from localprop.train.stored import load_run
 
 
@@ -65,9 +66,11 @@ def compare(
     for config in configs:
         file = directory / config.method.name / "cost.json"
         if not file.exists():
+            run = load_run(file.parent / f"seed-{seeds[0]}", allow_imports=True)
+            if not takes_steps(run.rule.phases()):  # closed forms alone: there is no step to measure
+                continue
             print(f"measuring time and memory of {config.method.name}", file=stream, flush=True)
-            facts = load_run(file.parent / f"seed-{seeds[0]}", allow_imports=True).facts
-            cost = measure(config, facts, backprop_memory=backprop_memory)
+            cost = measure(config, run.facts, backprop_memory=backprop_memory)
             backprop_memory = cost["backprop_peak_memory_bytes"]
             write_json(file, cost)
     rows = comparison(directory, [config.method.name for config in configs])

@@ -15,7 +15,7 @@ from localprop.train import checkpoint
 from localprop.train.config import RunConfig
 from localprop.train.errors import TrainingError
 
-FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads")
+FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "feature_cache_mb")
 """Settings that may change between the parts of an interrupted run."""
 
 _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")

@@ -54,13 +54,16 @@ class LocalExecutor:
             for key, optimizer in self.optimizers.items()
         }
 
-    def step(self, number: int, x: Tensor, y: Tensor, *, lr_factor: float = 1.0) -> list[BlockStep]:
-        """Do one optimiser step of every group on a batch.
+    def step(
+        self, number: int, x: Tensor, y: Tensor, *, blocks: range | None = None, lr_factor: float = 1.0
+    ) -> list[BlockStep]:
+        """Do one optimiser step of every group on a batch, or of the groups of some blocks.
 
         Args:
             number: The step's number, which seeds what is random in it.
-            x: Inputs. Shape (N, ...).
+            x: Inputs, or with `blocks` the input of the first of them. Shape (N, ...).
             y: Targets. Shape (N,).
+            blocks: The blocks to train; default all.
             lr_factor: Factor of every learning rate.
 
         Returns:
@@ -72,17 +75,17 @@ class LocalExecutor:
                 group["lr"] = base * lr_factor
         self.rule.begin(number)
         if self.accumulate == 1 or len(y) == 0:  # an empty batch is refused by the rule
-            return [self._update(step) for step in self.rule.steps(x, y)]
-        return self._accumulated(x, y)
+            return [self._update(step) for step in self.rule.steps(x, y, blocks=blocks)]
+        return self._accumulated(x, y, blocks)
 
-    def _accumulated(self, x: Tensor, y: Tensor) -> list[BlockStep]:
+    def _accumulated(self, x: Tensor, y: Tensor, blocks: range | None) -> list[BlockStep]:
         parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
         waiting: dict[tuple[Key, nn.Parameter], Tensor] = {}
         losses: dict[Key, Tensor] = {}
         done = []
         for number, (part_x, part_y) in enumerate(parts):
             scale = len(part_y) / len(y)
-            for step in self.rule.steps(part_x, part_y, scale=scale):
+            for step in self.rule.steps(part_x, part_y, blocks=blocks, scale=scale):
                 if step.loss is not None:
                     losses[step.key] = losses.get(step.key, 0.0) + scale * step.loss
                 # Each group keeps its own sum of a shared gradient, as each optimiser keeps its own state of it.

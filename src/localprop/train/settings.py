@@ -62,6 +62,10 @@ class RunConfig:
     image_size: Annotated[
         Count | None, "pixels a side that all images are resized to; unless given, the data's own"
     ] = None
+    feature_cache_mb: Annotated[
+        Count | None,
+        "megabytes on disk for features of blocks that are trained already; unless given, they are computed each step",
+    ] = None
     checkpoint_every: Annotated[Count | None, "steps between checkpoints; unless given, each epoch"] = None
     keep: Annotated[Count, "checkpoints kept on disk"] = 2
     log: Annotated[tuple[Logger, ...], "live loggers, with commas: tensorboard, wandb"] = ()

@@ -16,7 +16,8 @@ def summary(training: Training) -> dict[str, Any]:
     assert found is not None
     in_network = sum(parameter.numel() for parameter in rule.net.parameters())
     in_groups = {parameter for group in training.executor.groups.values() for parameter in group}
-    trained = sum(parameter.numel() for parameter in in_groups | set(rule.net.parameters()))
+    learned = {*rule.net.parameters(), *rule.solved_parameters()}
+    trained = sum(parameter.numel() for parameter in in_groups | learned)
     return {
         "method": config.method.name,
         "model": config.model.name,
@@ -32,7 +33,7 @@ def summary(training: Training) -> dict[str, Any]:
         "block_names": list(rule.net.names),
         "parameters": in_network,
         "extra_parameters": trained - in_network,
-        "step_seconds": statistics.median(training.step_seconds),
+        "step_seconds": statistics.median(training.step_seconds) if training.step_seconds else None,
         "peak_memory_bytes": training.peak_memory_bytes,
         "train_seconds": training.train_seconds,
         "weights_sha256": weights_sha256(rule.state_dict()),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from localprop.bench.memory import PeakMemory
+from localprop.data.augment import Augmentation
 from localprop.data.store import ImageSet
 from localprop.infer.evaluate import Evaluation, evaluate
 from localprop.record import Console
@@ -22,7 +23,6 @@ from localprop.train.assemble import (
     build_loader,
     build_rule,
     evaluation_pairs,
-    in_layout,
     load_data,
     resolve_device,
 )
@@ -30,7 +30,9 @@ from localprop.train.components import find
 from localprop.train.config import RunConfig
 from localprop.train.directory import kept
 from localprop.train.errors import Interrupted, TrainingError
+from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
+from localprop.train.phases import Borders, Stretch, plan, step_in, takes_steps
 from localprop.train.rows import block_rows, evaluation_row
 from localprop.types import BlockStep
 
@@ -58,7 +60,16 @@ class Training:
         self.schedule = find("schedule", config.schedule.name).builder(**config.schedule.settings)
         limit = config.limit_batches
         self.steps_per_epoch = len(self.loader) if limit is None else min(limit, len(self.loader))
-        self.total_steps = config.epochs * self.steps_per_epoch
+        phases = self.rule.phases()
+        self.total_steps = config.epochs * self.steps_per_epoch if takes_steps(phases) else 0
+        stretches = plan(phases, num_blocks=len(self.rule.net), total_steps=self.total_steps)
+        self.borders = Borders(self.rule, stretches, lambda: self._pairs(self.images.train, config))
+        if config.feature_cache_mb is not None and self.images.augmentation != Augmentation():
+            raise ValueError(
+                f"--feature-cache-mb {config.feature_cache_mb}: features of augmented images differ each time; "
+                "switch the augmentation off (--data.flip false --data.crop-padding 0), or leave this setting out"
+            )
+        self.inputs = Inputs(self.rule, self.loader, cache_mb=config.feature_cache_mb, directory=directory)
         self.memory = PeakMemory(self.device)  # before the optimisers, whose state counts
         self.executor = build_executor(config, self.rule)
         self.step = 0
@@ -66,6 +77,8 @@ class Training:
         self.train_seconds = 0.0
         self.peak_memory_bytes = 0
         self.evaluation: Evaluation | None = None
+        self._restored = False
+        self._stretch: Stretch | None = None
         self._unchecked: list[tuple[int, BlockStep]] = []
 
     def run(self, write: Write, console: Console, interrupted: threading.Event) -> None:
@@ -83,7 +96,14 @@ class Training:
         config = self.config
         self.rule.train()
         self.memory.reset()
+        if not self._restored:
+            self._timed(lambda: self.borders.after(0))
+            if self.total_steps == 0:
+                self._evaluate(write, console)
+                self._save()
         while self.step < self.total_steps:
+            if self.borders.at(self.step) is not self._stretch:
+                self._timed(lambda: self._enter(console))
             started = time.perf_counter()
             steps, y = self._train_step()
             seconds = time.perf_counter() - started
@@ -91,6 +111,7 @@ class Training:
             self.train_seconds += seconds
             self._unchecked += [(self.step, step) for step in steps]
             self.step += 1
+            self._timed(lambda: self.borders.after(self.step))
             at_epoch = self.step % self.steps_per_epoch == 0
             if at_epoch or self.step % config.log_every == 0:
                 self._check_losses()
@@ -120,6 +141,7 @@ class Training:
             random_state.seed_generators(derive(self.config.seed, "global"))
             return
         state = checkpoint.load(newest)
+        self._restored = True
         try:
             self.rule.load_state_dict(state["rule"])
             self.executor.load_state_dict(state["optimizers"])
@@ -136,13 +158,40 @@ class Training:
             ) from error
 
     def _train_step(self) -> tuple[list[BlockStep], Tensor]:
+        assert self._stretch is not None
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        x, y = self.loader.batch(epoch * len(self.loader) + index)
-        factor = self.schedule(self.step / self.total_steps)
-        return self.executor.step(self.step, in_layout(x, self.rule), y, lr_factor=factor), y
+        x, y = self.inputs.batch(epoch * len(self.loader) + index)
+        factor = self.schedule(self._stretch.progress(self.step))
+        return step_in(self._stretch.phase, self.executor, self.step, x, y, lr_factor=factor), y
 
-    def _place(self) -> dict[str, float]:
-        return {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+    def _enter(self, console: Console) -> None:
+        """Turn to the phase of the present step."""
+        self.borders.before(self.step)
+        self._stretch = self.borders.at(self.step)
+        phase, everything = self._stretch.phase, replace(self.config, limit_batches=None)
+        try:
+            source = self.inputs.enter(phase, self._pairs(self.images.train, everything))
+        except OSError as error:
+            raise TrainingError(
+                f"cannot keep features in {self.directory}: {error.strerror}; {kept(self.directory)}. "
+                "Free space, or leave --feature-cache-mb out"
+            ) from error
+        if len(self.borders.stretches) > 1:
+            console.note(f"phase {phase.name}: {self._stretch.stop - self.step} steps {source}")
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        work()
+        self.train_seconds += time.perf_counter() - started
+
+    def _place(self) -> dict[str, object]:
+        place: dict[str, object] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        if len(self.borders.stretches) > 1 and self._stretch is not None:
+            place["phase"] = self._stretch.phase.name
+        return place
+
+    def _pairs(self, images: ImageSet, config: RunConfig) -> Iterator[tuple[Tensor, Tensor]]:
+        return evaluation_pairs(config, images, self.facts, self.rule, self.device)
 
     def _record_step(
         self, write: Write, console: Console, steps: Sequence[BlockStep], y: Tensor, seconds: float
@@ -168,7 +217,7 @@ class Training:
             self.evaluation = self._evaluate_on("test", self.images.test, write, console)
 
     def _evaluate_on(self, split: str, images: ImageSet, write: Write, console: Console) -> Evaluation:
-        found = evaluate(self.rule, evaluation_pairs(self.config, images, self.facts, self.rule, self.device))
+        found = evaluate(self.rule, self._pairs(images, self.config))
         row = evaluation_row(found, split, place=self._place())
         write(row)
         console.evaluation(row)
