@@ -41,5 +41,6 @@ METHODS = (
         paper("thiry2021unreasonable"),
         patch_dictionaries,
         "one linear layer for each stage but the last",
+        training={"lr": 0.005},
     ),
 )
