@@ -27,7 +27,6 @@ class Traits:
         network_answers: The answer is that of `rule.net` as a plain module.
         last_block_answers: The answer is that of the last block alone.
         all_trained: Every parameter is trained; else the method keeps some still, or lets them follow others.
-        hidden_trained: Hidden blocks are trained, and not only read.
         takes_steps: Something is trained by steps; else `finish` does it all.
         model: The only network of the catalogue of models that the method trains; other methods need not.
         own_network: The rule's network is one of the method's own, with other blocks and without dropout.
@@ -48,7 +47,6 @@ class Traits:
     network_answers: bool = True
     last_block_answers: bool = True
     all_trained: bool = True
-    hidden_trained: bool = True
     takes_steps: bool = True
     model: str | None = None
     own_network: bool = False
@@ -119,8 +117,8 @@ _EXCEPTIONS: dict[str, Traits] = {
             moving_targets=frozenset({"block", "feedback"}),
         ),
     ),
-    **dict.fromkeys(("cafo-ce", "cafo-sparsemax"), replace(_CASCADE, all_trained=False, hidden_trained=False)),
-    "cafo-mse": replace(_CASCADE, block_by_block=False, all_trained=False, hidden_trained=False, takes_steps=False),
+    **dict.fromkeys(("cafo-ce", "cafo-sparsemax"), replace(_CASCADE, all_trained=False)),
+    "cafo-mse": replace(_CASCADE, block_by_block=False, all_trained=False, takes_steps=False),
     "cafo-dfa": _CASCADE,
     "patches": Traits(block_by_block=False, model="patches", refused=frozenset({"isolation", "flat"})),
 }

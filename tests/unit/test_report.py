@@ -130,7 +130,7 @@ def test_seeds_are_ordered_as_numbers(tmp_path):
         ({"data": "mnist"}, "data"),
         ({"epochs": 3}, "epochs"),
         ({"settings": {"model": {"width": 0.5}, "batch_size": 128}}, "settings.model"),
-        ({"settings": {"model": {"width": 0.25}}}, "settings.batch_size"),
+        ({"settings": {"model": {"width": 0.25}, "batch_size": 128, "validation": 0.1}}, "settings.validation"),
     ],
 )
 def test_runs_of_another_protocol_are_refused(directory, changes, named):
@@ -147,6 +147,19 @@ def test_settings_that_a_comparison_varies_may_differ(tmp_path):
         write_run(tmp_path, final(method, seed, settings=shared | varied))
     rows = comparison(tmp_path, ["dcl", "bp"])
     assert "Settings: batch_size 128." in markdown(rows)
+
+
+def test_methods_may_bring_a_recipe_of_their_own_and_the_tables_say_so(tmp_path):
+    usual = {"batch_size": 128, "optimizer": {"name": "AdamW", "lr": 0.0005}}
+    own = {"batch_size": 64, "optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9}}
+    for method, settings in (("bp", usual), ("dcl", usual), ("pred", own)):
+        write_run(tmp_path, final(method, settings=settings))
+    rows = comparison(tmp_path, ["bp", "dcl", "pred"])
+    told = "pred (batch_size 64, optimizer.name SGD, optimizer.lr 0.1, optimizer.momentum 0.9)"
+    assert f"Trained by settings of their own: {told}." in markdown(rows)
+    assert to_json(rows)["own_recipes"] == told
+    assert to_json(rows[:2])["own_recipes"] == ""
+    assert told.split(" (")[0] in str(terminal(rows).caption)
 
 
 def test_seeds_of_one_method_must_share_the_method_settings(tmp_path):

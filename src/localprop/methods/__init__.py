@@ -51,12 +51,12 @@ _FAMILIES = (
     auxiliary,
     self_supervised,
     forward_only,
+    cascade,
     feedback,
     synthetic,
     target,
     patches,
     bounds,
-    cascade,
 )
 
 CATALOGUE: dict[str, Method] = {method.name: method for family in _FAMILIES for method in family.METHODS}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from localprop.report.rows import MeanStd, Row
+from localprop.report.rows import RECIPE, MeanStd, Row
 
 NONE = "–"
 
@@ -98,3 +98,17 @@ def shared_settings(rows: Sequence[Row]) -> dict[str, JsonValue]:
         for name, value in rows[0].settings.items()
         if all(name in row.settings and row.settings[name] == value for row in rows)
     }
+
+
+def own_recipes(rows: Sequence[Row]) -> str:
+    """Say which methods are trained unlike most, and in what: `ff (batch_size 64, optimizer.lr 0.001)`."""
+    flat = [flatten({name: row.settings.get(name) for name in RECIPE}) for row in rows]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    values = {name: [settings.get(name) for settings in flat] for name in names}
+    usual = {name: max(found, key=found.count) for name, found in values.items()}
+    unlike = []
+    for row, settings in zip(rows, flat, strict=True):
+        own = {name: settings.get(name) for name in names if settings.get(name) != usual[name]}
+        if own:
+            unlike.append(f"{row.method} ({', '.join(f'{n} {NONE if v is None else v}' for n, v in own.items())})")
+    return "; ".join(unlike)

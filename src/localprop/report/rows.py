@@ -13,6 +13,8 @@ from localprop.report.runs import Final, list_methods, read_cost, read_final, se
 
 OWN_SETTINGS = ("seed", "out")
 """Settings that differ from run to run of one method."""
+RECIPE = ("batch_size", "optimizer", "schedule")
+"""Settings that a method may bring with it, because it does not train by those of the others; tables say so."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def comparison(directory: Path, methods: Sequence[str] | None = None) -> list[Ro
     runs = {name: {run: read_final(run, name) for run in seed_directories(directory, name)} for name in names}
     reference, *others = [next(iter(finals.items())) for finals in runs.values()]
     for other in others:
-        _check_same(reference, other, _protocol, free=("method", *OWN_SETTINGS))
+        _check_same(reference, other, _protocol, free=("method", *RECIPE, *OWN_SETTINGS))
     for finals in runs.values():
         first, *repeats = finals.items()
         for repeat in repeats:

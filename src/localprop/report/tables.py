@@ -17,6 +17,7 @@ from localprop.report.labels import (
     human_count,
     human_estimate,
     human_ratio,
+    own_recipes,
     pairs,
     protocol_label,
     seeds_label,
@@ -119,6 +120,8 @@ def markdown(rows: Sequence[Row]) -> str:
     meanings = [f"- **{column.name}**: {_escape(column.meaning)}" for column in columns]
     settings = _escape(pairs(shared_settings(rows)))
     tail = [f"\nSettings: {settings}."] if settings else []
+    if unlike := own_recipes(rows):
+        tail.append(f"\nTrained by settings of their own: {_escape(unlike)}.")
     return "\n".join([_escape(caption(rows)), "", *lines, "", *meanings, *tail]) + "\n"
 
 
@@ -126,6 +129,7 @@ def to_json(rows: Sequence[Row]) -> dict[str, JsonValue]:
     """Write the comparison as plain JSON values: caption, meaning of every column, unrounded rows."""
     return {
         "caption": caption(rows),
+        "own_recipes": own_recipes(rows),
         "columns": {column.name: column.meaning for column in _columns(rows)},
         "rows": [{**to_jsonable_python(row), "num_seeds": row.num_seeds} for row in rows],
     }
@@ -135,7 +139,10 @@ def terminal(rows: Sequence[Row]) -> Table:
     """Lay the comparison out for a terminal of 100 columns; errors are rounded to one decimal."""
     table = Table(
         title=Text(f"{protocol_label(rows)}, {seeds_label(rows)}"),
-        caption=Text("errors in % at the last epoch; memory and time beside backprop written by hand"),
+        caption=Text(
+            "errors in % at the last epoch; memory and time beside backprop written by hand"
+            + (f"\ntrained by settings of their own: {unlike}" if (unlike := own_recipes(rows)) else "")
+        ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
