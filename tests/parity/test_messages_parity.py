@@ -116,7 +116,7 @@ def test_synthetic_gradients_are_those_of_the_twin(method: str, case: Case):
             phi,
             x,
             y,
-            classes=CLASSES if method == "cdni" else None,
+            classes=None if method == "dni" else CLASSES,
             scale=len(x),
             predictors=predictors,
             predictor_params=pi or None,

@@ -22,7 +22,7 @@ def synthetic_gradients(
     unlocked: bool = False,
     hidden: int | None = None,
     kernel: int = 5,
-    hidden_lr: float = 0.1,
+    hidden_lr: float = 1.0,
 ) -> SyntheticGradients:
     """Train hidden blocks by predicted gradients, and the last block by cross-entropy.
 
@@ -55,7 +55,7 @@ def local_critic(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048)
     return LocalCritic(net, critics, CrossEntropy(specs[-1]))
 
 
-def _dni(name: str, title: str, auxiliary: str, fixed: Mapping[str, Any]) -> Method:
+def _dni(name: str, title: str, auxiliary: str, fixed: Mapping[str, Any], defaults: Mapping[str, Any]) -> Method:
     return Method(
         name,
         title,
@@ -65,8 +65,13 @@ def _dni(name: str, title: str, auxiliary: str, fixed: Mapping[str, Any]) -> Met
         synthetic_gradients,
         auxiliary,
         fixed,
+        defaults,
         messages="gradients",
     )
+
+
+# Faster, hidden blocks run ahead of predictors that know little of the label, or of the input.
+_SLOW = {"hidden_lr": 0.1}
 
 
 METHODS = (
@@ -75,18 +80,21 @@ METHODS = (
         "DNI: synthetic gradients",
         "one gradient predictor a hidden block",
         {"conditioned": False, "unlocked": False},
+        _SLOW,
     ),
     _dni(
         "cdni",
         "cDNI: synthetic gradients that see the label",
         "one gradient predictor a hidden block",
         {"conditioned": True, "unlocked": False},
+        {},
     ),
     _dni(
         "dni-unlocked",
         "DNI with synthetic inputs too",
         "one gradient predictor a hidden block, one input predictor a block but the first",
         {"unlocked": True},
+        {"conditioned": True, **_SLOW},
     ),
     Method(
         "local-critic",
