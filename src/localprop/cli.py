@@ -11,8 +11,10 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from localprop import arguments as accepted
 from localprop.errors import nearest
 from localprop.train.components import find
 from localprop.train.config import DEFAULT_NAMES, ConfigError, Resolved, resolve
+from localprop.train.interrupt import answering_signals
 from localprop.train.settings import coerce, field_types
 
 
@@ -29,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after `localprop`; by default those of the process.
     """
+    _open_standard_streams()
     try:
-        code = _run(accepted.normalised(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with answering_signals(signal.default_int_handler):  # SIGTERM ends a command as Ctrl-C does
+            code = _run(accepted.normalised(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
     except SystemExit as end:  # argparse, after --help and --version
         return int(end.code or 0)
     except KeyboardInterrupt:
@@ -44,6 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(*(f"error: {line}" for line in (str(error) or repr(error)).splitlines()))
         return 2
     return code
+
+
+def _open_standard_streams() -> None:
+    """Lead streams that the caller has closed to nowhere: else the next file opened takes a stream's number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 # for good
 
 
 def _run(words: list[str]) -> int:
@@ -269,5 +285,6 @@ def _list(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bo
 
 
 def _say(*lines: str) -> None:
-    for line in lines:
-        print(f"localprop: {line}", file=sys.stderr)
+    with suppress(OSError):  # with nobody to tell, the exit code has to do
+        for line in lines:
+            print(f"localprop: {line}", file=sys.stderr)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import localprop
 from localprop.bench.cost import measure_memory, measure_step_ratio
 from localprop.cli import main
 from localprop.train.assemble import DataFacts
+from localprop.train.compare import compare
 from localprop.train.config import config_from
+from localprop.train.errors import Interrupted
 
 TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1"]
 
@@ -145,3 +149,27 @@ def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:
     low, high = row["step_ratio_spread"]
     assert low <= row["step_ratio"] <= high
     assert measure_memory(config, facts, backprop=True) >= 0
+
+
+def test_compare__a_signal_is_not_lost_where_the_run_under_way_ends_anyway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run, replaced by one that ignores SIGTERM and succeeds, is followed by no second one."""
+    started = tmp_path / "started"
+    deaf = f"import pathlib, signal, time; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(started)!r}).touch()"
+    runs = []
+    popen = subprocess.Popen
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        runs.append(command)
+        process = popen([sys.executable, "-c", f"{deaf}; time.sleep(0.3)"])
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    configs = [config_from({"method": method, "model": "fc"}) for method in ("bp", "dcl")]
+    with pytest.raises(Interrupted, match="--resume auto"):
+        compare(configs, tmp_path / "out", seeds=range(1))
+    assert len(runs) == 1

@@ -101,6 +101,9 @@ def test_yaml_takes_short_and_long_components_and_both_spellings(yaml_file):
         (float, "1e-3", 1e-3),
         (float, "1", 1.0),
         (int, "12", 12),
+        (int, "010", 10),
+        (int, "0x10", 16),
+        (int, "-1_000", -1000),
         (bool, "yes", True),
         (str, "7", "7"),
         (str | None, "null", None),
@@ -129,6 +132,8 @@ def test_text_becomes_what_the_annotation_asks_for(annotation, text, value):
     [
         (int, "1.5", "integer"),
         (int, "yes", "not yes or no"),
+        (int, "1:30", "integer"),
+        (int, "[" * 5000, "integer"),
         (float, "nan", "finite|number"),
         (float, ".inf", "finite"),
         (tuple[Literal["tensorboard", "wandb"], ...], "tensorbord", "did you mean 'tensorboard'"),
@@ -201,6 +206,16 @@ def test_an_unknown_setting_names_where_it_belongs(flag, hint):
         ("model: [vgg8b]\n", "must be a name"),
         ("epochs: {a: 1}\n", "epochs {'a': 1}: must be a valid integer"),
         ("model: !!python/object/apply:os.system [exit]\n", "line 1: not valid YAML"),
+        ("epochs: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: &a [*a]\n", "holds more than 10000 values"),
+        (
+            "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)),
+            "holds more than 10000 values",
+        ),
+        ("batch-size: 3\nbatch_size: 4\n", "batch_size 4: is set twice"),
+        ("model.width: 0.5\nmodel: {name: fc, width: 0.25}\n", "model.width 0.25: is set twice"),
+        ("threads: 100000000000\n", "threads 100000000000: must be less than or equal to 1024"),
+        ("batch_size: 100000000000000000000\n", "must be less than or equal to"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_place(text, message, yaml_file):

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +24,8 @@ from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
 from localprop.train.phases import takes_steps
 from localprop.train.stored import load_run
+
+_POLL_SECONDS = 0.2
 
 
 def compare(
@@ -94,12 +98,25 @@ def _train(config: RunConfig, out: Path) -> None:
         file.write_text(config.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "localprop", "train", "--config", str(file), "--out", str(out)]
         # The settings were vetted when this command was given; the file only carries them over.
-        process = subprocess.Popen([*command, "--resume", "auto", "--allow-imports"])
-        with answering_signals(lambda *_: process.send_signal(signal.SIGTERM)):  # the run writes its checkpoint
-            code = process.wait()
-    if code == 130:
+        code, signalled = _run_child([*command, "--resume", "auto", "--allow-imports"])
+    if code == 130 or (code == 0 and signalled):  # a run that was about to end ends, but the next must not begin
         raise Interrupted(f"interrupted in {out}; run the same command with --resume auto to go on")
     if code == 2:
         raise ValueError(f"{out}: the run was refused, see above")
     if code:
         raise TrainingError(f"{out}: the run failed with exit code {code}, see above")
+
+
+def _run_child(command: Sequence[str]) -> tuple[int, bool]:
+    """Run a command to its end; returns its exit code and whether a signal came, which is passed on to it once."""
+    signalled = threading.Event()
+    with answering_signals(lambda *_: signalled.set()):  # before the child is there: no signal is lost, no child left
+        process = subprocess.Popen(command)
+        code = None
+        while code is None and not signalled.is_set():
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(_POLL_SECONDS)
+        if code is None:
+            process.send_signal(signal.SIGTERM)  # the run writes its checkpoint
+            code = process.wait()
+    return code, signalled.is_set()

@@ -107,7 +107,10 @@ def _file(file: Path | None, problems: list[str]) -> _Layer:
         if key in KINDS and isinstance(value, dict):
             entries = {key if name == "name" else f"{key}.{name}": entry for name, entry in value.items()}
         for name, entry in entries.items():
-            layer[name.replace("-", "_")] = _Given(entry, f"{file}: {name}", file)
+            setting = name.replace("-", "_")
+            if setting in layer:
+                problems.append(f"{file}: {name} {entry}: is set twice; keep one of the two")
+            layer[setting] = _Given(entry, f"{file}: {name}", file)
     return layer
 
 

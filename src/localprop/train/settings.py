@@ -17,10 +17,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from localprop.errors import nearest
 from localprop.train.components import KINDS, Component
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 Logger = Literal["tensorboard", "wandb"]
 Weights = Literal["uniform", "linear", "exponential"]
+
+
+_LARGEST_FILE_VALUES = 10_000
 
 
 class ConfigError(ValueError):
@@ -70,7 +73,9 @@ class RunConfig:
     keep: Annotated[Count, "checkpoints kept on disk"] = 2
     log: Annotated[tuple[Logger, ...], "live loggers, with commas: tensorboard, wandb"] = ()
     log_every: Annotated[Count, "steps between two rows of metrics"] = 10
-    threads: Annotated[Count | None, "threads of PyTorch; unless given, its own choice"] = None
+    threads: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | None, "threads of PyTorch; unless given, its own choice"
+    ] = None
     device: Annotated[str, "a torch device, or auto: the accelerator if there is one"] = "auto"
     ensemble: Annotated[Weights, "weights of the sum over blocks: uniform, linear, exponential"] = "uniform"
 
@@ -96,7 +101,10 @@ class RunConfig:
 
 
 class Loader(yaml.SafeLoader):
-    """Read YAML as `yaml.safe_load` does, but `1e-3` as a number, and refuse a key that is set twice."""
+    """Read YAML as `yaml.safe_load` does, but refuse a key that is set twice, and read numbers as people do.
+
+    `1e-3` is a number; `010` is not 8, and `1:30` is not 90.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping; each key may stand in it once."""
@@ -107,6 +115,12 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _integer(loader: Loader, node: yaml.ScalarNode) -> int | str:
+    digits = node.value.replace("_", "")
+    return int(digits, 0) if re.fullmatch(r"[-+]?(0|[1-9]\d*|0x[\da-fA-F]+|0b[01]+)", digits) else str(node.value)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -134,9 +148,24 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError([f"{file}, line {line}: not valid YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{file}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{file}: nested too deeply for settings"]) from None
+    if _is_larger(content, _LARGEST_FILE_VALUES):  # aliases can stand for more than any memory holds
+        raise ConfigError([f"{file}: holds more than {_LARGEST_FILE_VALUES} values with its aliases written out"])
     if content is not None and not isinstance(content, dict):
         raise ConfigError([f"{file}: must hold settings as `name: value`, not a {type(content).__name__}"])
     return {str(key): value for key, value in (content or {}).items()}
+
+
+def _is_larger(content: Any, limit: int) -> bool:
+    """Tell whether more than `limit` values stand in nested mappings and lists; those that hold themselves do."""
+    waiting, count = [content], 0
+    while waiting and count <= limit:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, list | dict):
+            waiting += list(value.values() if isinstance(value, dict) else value)[: limit + 1]
+    return count > limit
 
 
 def coerce(annotation: Any, value: Any) -> Any:
@@ -178,7 +207,7 @@ def _readings(text: str) -> list[Any]:
 def _yaml(text: str) -> list[Any]:
     try:
         return [yaml.load(text, Loader)]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return []
 
 
