@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from localprop.functional.patches import nearest_patches, patch_filters
+from localprop.functional.precision import full_precision
 from localprop.models.parts import check_settings, scaled
 from localprop.network import LocalNetwork
 
@@ -58,7 +59,7 @@ class PatchCoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Code the windows; nothing is differentiated."""
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), full_precision(x):
             inputs = x.to(self.filters.dtype)
             return nearest_patches(inputs, self.filters, self.offsets, self.half_norms, self.neighbours)
 
