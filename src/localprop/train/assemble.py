@@ -75,6 +75,8 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use auto or cpu") from error
+    if device.type == "meta":
+        raise ValueError(f"--device {name}: holds no numbers, so nothing can be trained on it; use auto or cpu")
     return device
 
 
@@ -188,6 +190,6 @@ def optimizer_factory(name: str, settings: dict[str, Any]) -> Callable[[list[nn.
                     pass
             return cls(parameters, **settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"--optimizer {name}: {error}") from error
+            raise ValueError(f"--optimizer {name}: {error}; change --optimizer.SETTING or --optimizer") from error
 
     return make
