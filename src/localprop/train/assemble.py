@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,18 @@ class DataFacts:
     def of(cls, images: ImageData) -> DataFacts:
         """Read the facts off a data set."""
         return cls(images.class_names, images.image_shape, images.mean, images.std)
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> DataFacts:
+        """Make the facts of what `dataclasses.asdict` made of them.
+
+        Raises:
+            KeyError: One is missing.
+            TypeError: One is of another type.
+        """
+        channels, height, width = map(int, stored["image_shape"])
+        mean, std = (tuple(map(float, stored[name])) for name in ("mean", "std"))
+        return cls(tuple(map(str, stored["class_names"])), (channels, height, width), mean, std)
 
 
 @dataclass(frozen=True)
