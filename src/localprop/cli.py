@@ -22,6 +22,7 @@ from localprop import arguments as accepted
 from localprop.errors import nearest
 from localprop.train.components import find
 from localprop.train.config import DEFAULT_NAMES, ConfigError, Resolved, resolve
+from localprop.train.errors import Interrupted, TrainingError, is_out_of_memory
 from localprop.train.interrupt import answering_signals
 from localprop.train.settings import coerce, field_types
 
@@ -47,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError) as error:
         _say(*(f"error: {line}" for line in (str(error) or repr(error)).splitlines()))
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _say(f"error: {_memory_ran_out(error)}")
         return 2
     return code
 
@@ -247,8 +253,6 @@ def _flags_of(method: str, methods: Sequence[str], flags: Mapping[str, str]) -> 
 
 
 def _trained(train: Callable[[], object]) -> int:
-    from localprop.train.errors import Interrupted, TrainingError
-
     try:
         train()
     except TrainingError as error:
@@ -257,10 +261,20 @@ def _trained(train: Callable[[], object]) -> int:
     except Interrupted as error:
         _say(str(error))
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _say(f"error: {_memory_ran_out(error)}, a smaller --batch-size, or --accumulate 2")
+        return 3
     except BrokenPipeError:  # nobody reads the progress any more, as in `localprop train 2>&1 | head`: not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 130
     return 0
+
+
+def _memory_ran_out(error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"not enough memory ({reason}); try smaller images (--image-size), a smaller network (--model.width)"
 
 
 def _show_help(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> int:

@@ -79,6 +79,14 @@ def test_several_mistakes_are_reported_together_on_standard_error(capsys):
         ),
         (["compare", "--methods", "bp", "--seed", "2"], "did you mean --seeds?"),
         (["predict", "somewhere"], "IMAGE"),
+        (["train", "--method", "..relative:X"], "--method ..relative:X: an import path has the form"),
+        (["train", "--model", ":x"], "--model :x: an import path has the form"),
+        (["train", "--optimizer", "os:"], "--optimizer os:: an import path has the form"),
+        (["train", "--model", "os:system"], "--model os:system: must be callable as (image_shape, num_classes, *"),
+        (["train", "--schedule", "operator:add"], "--schedule operator:add: must be callable as (*, settings)"),
+        (["train", "--optimizer", "SparseAdam"], "choose Adam"),
+        (["train", "--device", "meta"], "--device meta: holds no numbers"),
+        (["train", "--optimizer.lr", "-1"], "Invalid learning rate: -1.0; change --optimizer.SETTING"),
     ],
 )
 def test_a_mistake_exits_2_with_one_message(argv, message, capsys):
@@ -100,7 +108,7 @@ def test_the_printed_settings_alone_go_to_standard_output_and_replay(tmp_path, c
     code, printed, err = run(["train", "--print_config", *flags], capsys)
     assert code == 0
     settings = yaml.safe_load(printed)
-    assert settings["model"] == {"name": "vgg8b", "width": 0.25, "dropout": 0.1}
+    assert settings["model"] == {"name": "vgg8b", "width": 0.25, "dropout": 0.1, "nonlinearity": "relu"}
     assert settings["optimizer"]["weight_decay"] == -0.001
     assert settings["data"] == {"name": "fashion-mini", "crop_padding": 2}
     assert "recipe: " in err
@@ -221,6 +229,15 @@ def test_an_out_that_only_others_may_write_to_is_refused(tmp_path):
     assert done.stdout == (
         "--out .: cannot be used as a run directory (Permission denied); choose a directory that you can write to\n"
     ), done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--image-size", "--model.hidden"])
+def test_too_little_memory_exits_3_with_the_ways_out(flag, tmp_path, capsys):
+    big = ["--model", "fc", "--model.chunks", "1", flag, "1000000000"]
+    code, _, err = run(["train", *SMALL, *big, "--out", str(tmp_path / "run")], capsys)
+    assert code == 3
+    assert "not enough memory" in err
+    assert "--batch-size" in err
 
 
 def test_failed_training_exits_3(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 import localprop
 from localprop.bench.cost import measure_memory, measure_step_ratio
 from localprop.cli import main
+from localprop.train import checkpoint
 from localprop.train.assemble import DataFacts
 from localprop.train.compare import compare
 from localprop.train.config import config_from
@@ -138,6 +140,33 @@ def test_use__mistakes_are_one_line(
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": None},
+        {"data": {"class_names": 5}},
+        {"data": {"class_names": "ab", "image_shape": "x", "mean": [0.5], "std": [0.5]}},
+        {"data": {"class_names": "ab", "image_shape": [1, 28, 28], "mean": [0.5], "std": None}},
+        {"rule": [1]},
+        {"rule": {"a": 1}},
+        {"step": None},
+    ],
+)
+def test_use__a_checkpoint_of_another_kind_is_one_line(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    run = Path(shutil.copytree(comparison[0] / "dcl" / "seed-0", tmp_path / "run"))
+    newest = checkpoint.newest(run / "checkpoint")
+    assert newest is not None
+    checkpoint.save(newest.parent, {**checkpoint.load(newest), **change}, step=6, keep=1)
+    assert main(["evaluate", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{newest}: does not fit {run / 'config.yaml'}" in line
 
 
 def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:

@@ -142,6 +142,18 @@ def of_another_network(file: Path) -> None:
     checkpoint.save(file.parent, state, step=5, keep=9)
 
 
+def at_a_step_that_is_none(file: Path) -> None:
+    checkpoint.save(file.parent, {**checkpoint.load(file), "step": "5"}, step=5, keep=9)
+
+
+def at_a_step_before_the_first(file: Path) -> None:
+    checkpoint.save(file.parent, {**checkpoint.load(file), "step": -5}, step=5, keep=9)
+
+
+def at_a_step_after_the_last(file: Path) -> None:
+    checkpoint.save(file.parent, {**checkpoint.load(file), "step": 13}, step=5, keep=9)
+
+
 DAMAGES: dict[Callable[[Path], None], str] = {
     truncated: "truncated or damaged",
     flipped: "truncated or damaged",
@@ -152,6 +164,9 @@ DAMAGES: dict[Callable[[Path], None], str] = {
     with_odd_settings: "not those of a run of localprop",
     without_a_part: "does not fit this run",
     of_another_network: "does not fit this run",
+    at_a_step_that_is_none: "does not fit this run",
+    at_a_step_before_the_first: "it stands at step -5 of 12",
+    at_a_step_after_the_last: "it stands at step 13 of 12",
 }
 
 

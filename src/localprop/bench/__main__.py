@@ -12,10 +12,7 @@ from localprop.train.config import config_from
 order = json.loads(sys.argv[1])
 # The caller wrote this file itself, from settings that were vetted on its command line.
 config = config_from({}, order["config"], allow_imports=True)
-stored = order["facts"]
-facts = DataFacts(
-    **{**stored, "image_shape": tuple(stored["image_shape"]), "class_names": tuple(stored["class_names"])}
-)
+facts = DataFacts.read(order["facts"])
 if order["what"] == "step":
     print(json.dumps(measure_step_ratio(config, facts, order["seconds"])))
 else:

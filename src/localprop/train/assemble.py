@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,18 @@ class DataFacts:
         """Read the facts off a data set."""
         return cls(images.class_names, images.image_shape, images.mean, images.std)
 
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> DataFacts:
+        """Make the facts of what `dataclasses.asdict` made of them.
+
+        Raises:
+            KeyError: One is missing.
+            TypeError: One is of another type.
+        """
+        channels, height, width = map(int, stored["image_shape"])
+        mean, std = (tuple(map(float, stored[name])) for name in ("mean", "std"))
+        return cls(tuple(map(str, stored["class_names"])), (channels, height, width), mean, std)
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -75,6 +87,8 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use auto or cpu") from error
+    if device.type == "meta":
+        raise ValueError(f"--device {name}: holds no numbers, so nothing can be trained on it; use auto or cpu")
     return device
 
 
@@ -191,6 +205,6 @@ def optimizer_factory(name: str, settings: dict[str, Any]) -> Callable[[list[nn.
                     pass
             return cls(parameters, **settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"--optimizer {name}: {error}") from error
+            raise ValueError(f"--optimizer {name}: {error}; change --optimizer.SETTING or --optimizer") from error
 
     return make

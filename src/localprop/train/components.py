@@ -77,7 +77,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     """Find an optimiser class by its name in `torch.optim` or by import path.
 
     Raises:
-        ValueError: If there is none, or if its step needs a closure, as that of LBFGS does.
+        ValueError: If there is none, or its step needs a closure, as that of LBFGS does, or sparse gradients.
     """
     import torch
 
@@ -91,6 +91,8 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
         raise ValueError(f"no class {name!r} in torch.optim{nearest(name, known)}; there are {', '.join(known)}")
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ValueError("must be a torch.optim.Optimizer class")
+    if issubclass(found, torch.optim.SparseAdam):
+        raise ValueError("steps sparse gradients alone, and the gradients of blocks are dense; choose Adam")
     closure = inspect.signature(found.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError("evaluates the loss several times a step, which a block's step cannot; choose another")
@@ -103,6 +105,7 @@ def import_attribute(path: str) -> Callable[..., Any]:
     Raises:
         ValueError: If there is none.
     """
+    _check_import_path(path)
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -117,12 +120,24 @@ def import_attribute(path: str) -> Callable[..., Any]:
     return found
 
 
-def _keyword_only(builder: Callable[..., Any], *, but: str | None = None) -> Part:
+def _check_import_path(path: str) -> None:
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", path):
+        raise ValueError("an import path has the form package.module:ATTRIBUTE")
+
+
+def _keyword_only(builder: Callable[..., Any], *arguments: str, but: str | None = None) -> Part:
+    """Read the settings off a builder that is called with `arguments` before them."""
     try:
-        parameters = inspect.signature(builder, eval_str=True).parameters.values()
+        signature = inspect.signature(builder, eval_str=True)
     except NameError as error:
         raise _unreadable(error) from error
-    return Part(builder, {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != but})
+    settings = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != but}
+    try:
+        signature.bind(*arguments, **settings)
+    except TypeError as error:
+        form = ", ".join([*arguments, "*, settings"])
+        raise ValueError(f"must be callable as ({form}), its signature is {signature}: {error}") from None
+    return Part(builder, settings)
 
 
 def _unreadable(error: NameError) -> ValueError:
@@ -133,6 +148,8 @@ def _unreadable(error: NameError) -> ValueError:
 def _method(name: str) -> Part:
     from localprop import methods
 
+    if ":" in name:
+        _check_import_path(name)
     method = methods.get(name)
     try:
         return Part(method.builder, method.settings())
@@ -143,7 +160,9 @@ def _method(name: str) -> Part:
 def _model(name: str) -> Part:
     from localprop import models
 
-    return _keyword_only(models.get(name), but="at")  # the run's --at
+    if is_import_path("model", name):
+        _check_import_path(name)
+    return _keyword_only(models.get(name), "image_shape", "num_classes", but="at")  # the run's --at
 
 
 def _data(name: str) -> Part:
@@ -154,7 +173,7 @@ def _data(name: str) -> Part:
         raise ValueError(
             f"no data set {name!r}{nearest(name, data.CATALOGUE)}; there are {known}, folder:DIR, parquet:DIR"
         )
-    return _keyword_only(data.load, but="image_size")  # the run's --image-size
+    return _keyword_only(data.load, "name", but="image_size")  # the run's --image-size
 
 
 def _optimizer(name: str) -> Part:

@@ -11,6 +11,7 @@ from localprop.rules import Rule
 from localprop.train import checkpoint
 from localprop.train.assemble import DataFacts, build_rule, resolve_device
 from localprop.train.config import RunConfig, config_from
+from localprop.train.errors import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
     config = config_from({}, file, allow_imports=allow_imports)
     device = resolve_device(config.device)
     state = checkpoint.load(newest)
-    stored = state["data"]
-    facts = DataFacts(
-        tuple(stored["class_names"]), tuple(stored["image_shape"]), tuple(stored["mean"]), tuple(stored["std"])
-    )
-    rule = build_rule(config, facts, device)
     try:
-        rule.load_state_dict(state["rule"])
-    except RuntimeError as error:
-        raise ValueError(f"{newest}: its weights do not fit {file}; one of the two was changed") from error
-    return StoredRun(config, facts, rule.eval(), device, state["step"])
+        facts, weights, step = DataFacts.read(state["data"]), dict(state["rule"]), int(state["step"])
+        rule = build_rule(config, facts, device)
+        rule.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"{newest}: does not fit {file} ({type(error).__name__}: {' '.join(str(error).split())}); one of the two "
+            "was changed, or written by another version of localprop"
+        ) from error
+    return StoredRun(config, facts, rule.eval(), device, step)

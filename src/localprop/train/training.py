@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,7 +147,9 @@ class Training:
             self.rule.load_state_dict(state["rule"])
             self.executor.load_state_dict(state["optimizers"])
             random_state.restore(state["random"], self.device)
-            self.step = state["step"]
+            self.step = operator.index(state["step"])
+            if not 0 <= self.step <= self.total_steps:
+                raise ValueError(f"it stands at step {self.step} of {self.total_steps}")
             self.step_seconds = list(state["step_seconds"])
             self.train_seconds = state["train_seconds"]
             self.peak_memory_bytes = state["peak_memory_bytes"]
