@@ -26,11 +26,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed  ## train backprop and four local methods on real images; print one table
 	$(BIN)/localprop $(DEMO)
 
-test: $(VENV)/installed-dev  ## the tests of every commit
-	$(BIN)/python -m pytest -q -m "not slow"
+test: $(VENV)/installed-dev  ## the tests of every commit, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto
 
 test-slow: $(VENV)/installed-dev  ## the rest; full-size data with LOCALPROP_DATA
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
