@@ -153,30 +153,39 @@ class LocalNetwork(nn.Module):
         """
         if num_classes < 2:
             raise ValueError(f"num_classes: need at least 2 classes to tell apart, got {num_classes}")
+        if not isinstance(example, Tensor):
+            raise ValueError(f"example: need a batch of inputs as a tensor, got a {type(example).__name__}")
         training = {module: module.training for module in self.modules()}
         self.eval()
-        specs = []
+        shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
         try:
             with torch.no_grad():
-                for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
-                    specs.append(self._spec(index, x, h, output, num_classes))
-        except RuntimeError as error:
+                for _, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
+                    shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(
-                f"example: block {self.names[len(specs)]!r} does not take inputs of shape "
-                f"{tuple(example.shape)}: {error}"
+                f"example: block {self.names[len(shapes)]!r} cannot run when the network is given {example.dtype} of "
+                f"shape {tuple(example.shape)}: {error}"
             ) from error
         finally:
             for module, mode in training.items():
                 module.training = mode
+        specs = tuple(self._spec(index, *found, num_classes) for index, found in enumerate(shapes))
         if specs[-1].shape != (num_classes,):
             raise ValueError(
                 f"num_classes: the last block must give {num_classes} logits a sample, "
                 f"got an output of shape {specs[-1].shape}"
             )
-        return tuple(specs)
+        return specs
 
-    def _spec(self, index: int, x: Tensor, h: Tensor, output: Tensor, num_classes: int) -> BlockSpec:
-        shape = tuple(output.shape[1:])
+    def _spec(
+        self,
+        index: int,
+        input_shape: tuple[int, ...],
+        activation_shape: tuple[int, ...],
+        shape: tuple[int, ...],
+        num_classes: int,
+    ) -> BlockSpec:
         chunks = int(getattr(self.blocks[index], "feature_chunks", 1)) if len(shape) == 1 else 1
         if shape and shape[0] % chunks:
             raise ValueError(
@@ -188,12 +197,12 @@ class LocalNetwork(nn.Module):
             index,
             len(self),
             self.names[index],
-            tuple(x.shape[1:]),
+            input_shape,
             shape,
             axis,
             chunks,
             num_classes,
-            tuple(h.shape[1:]),
+            activation_shape,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from torch import nn
@@ -15,8 +16,9 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
 
     Args:
         model: An `nn.Sequential`, or a `LocalNetwork` (returned as it is, or cut anew at `at`).
-        at: Names of the modules that END a block, as in `model.named_modules()` ("3", "features.5"); the rest after the
-            last name is the last block. Default: a block begins at every child that has parameters; children without
+        at: Names of the modules that END a block, as in `model.named_modules()` ("3", "features.5"), or for a
+            `LocalNetwork` as in its `names` ("conv2", and "conv2.0" inside of it); the rest after the last name is
+            the last block. Default: a block begins at every child that has parameters; children without
             parameters (activations, pooling, flattening) end the block before them.
 
     Returns:
@@ -37,7 +39,10 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
     if isinstance(model, LocalNetwork):
         if at is None:
             return model
-        model = nn.Sequential(*model.blocks)
+        # A name with a dot is a path into another model, and no module's own name.
+        is_path = any("." in name for name in model.names)
+        names = [str(index) for index in range(len(model))] if is_path else model.names
+        model = nn.Sequential(OrderedDict(zip(names, model.blocks, strict=True)))
     if not isinstance(model, nn.Sequential):
         raise ValueError(
             f"model: only nn.Sequential can be cut (its order is its forward pass), got {type(model).__name__}; "
@@ -47,6 +52,8 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
         raise ValueError("model: the nn.Sequential is empty; there is nothing to cut")
     if at is None:
         return _network(_by_parameters(model))
+    if isinstance(at, str) or not all(isinstance(name, str) for name in at):
+        raise ValueError(f'at: must be a list of names, such as ["2", "5"], got {at!r}')
     leaves = list(_leaves(model, frozenset(at)))
     names = [name for name, _ in leaves]
     unknown = [name for name in at if name not in names]

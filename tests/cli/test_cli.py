@@ -46,7 +46,7 @@ def process(*argv, command=COMMAND, **options):
 
 
 def test_several_mistakes_are_reported_together_on_standard_error(capsys):
-    argv = ["train", "--method", "dlc", "--model", "vgg8b", "--model.widht", "0.25", "--epochs", "-1"]
+    argv = ["train", "--method", "dcll", "--model", "vgg8b", "--model.widht", "0.25", "--epochs", "-1"]
     code, out, err = run([*argv, "--epocs=3", "stray", "--log", "tensorbord"], capsys)
     assert (code, out) == (2, "")
     for words in ("'dcl'", "--model.width?", "--epochs -1", "--epochs?", "stray", "'tensorboard'"):
@@ -59,7 +59,7 @@ def test_several_mistakes_are_reported_together_on_standard_error(capsys):
     [
         (["trian"], "did you mean 'train'?"),
         (["methods", "--jsno"], "did you mean '--json'?"),
-        (["cite", "dlc"], "did you mean 'dcl'?"),
+        (["cite", "dcll"], "did you mean 'dcl'?"),
         (["train", "--method", "DCL"], "did you mean 'dcl'?"),
         (["train", "--model", "VGG8B"], "did you mean 'vgg8b'?"),
         (["train", "--data", "Fashion-Mini"], "did you mean 'fashion-mini'?"),
@@ -68,11 +68,11 @@ def test_several_mistakes_are_reported_together_on_standard_error(capsys):
         (["train", "--epochs"], "--epochs: expected one argument"),
         (["train", "--resume", "yes"], "--resume yes: must be auto"),
         (["train", "--resum", "auto"], "did you mean --resume?"),
-        (["train", "--method", "dlc", "--help"], "--method dlc: no method"),
+        (["train", "--method", "dcll", "--help"], "--method dcll: no method"),
         (["train", "--model", "timm:no_such_network"], "--model timm:no_such_network"),
         (["compare"], "--methods: name the methods"),
-        (["compare", "--methods", "bp,dlc", "--seeds", "0"], "--seeds 0"),
-        (["compare", "--methods", "bp,dlc"], "did you mean 'dcl'?"),
+        (["compare", "--methods", "bp,dcll", "--seeds", "0"], "--seeds 0"),
+        (["compare", "--methods", "bp,dcll"], "did you mean 'dcl'?"),
         (
             ["compare", "--methods", "bp", "--method.temperature", "2"],
             "--method.temperature 2: no such setting",

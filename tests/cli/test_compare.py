@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def test_compare__makes_table_and_picture(comparison: tuple[Path, subprocess.Com
 def test_compare__resumes_without_training_again(comparison: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     directory, _ = comparison
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-*/*.json")}
+    for name in (".comparison.md.tmp-1", "dcl/.cost.json.tmp-1"):  # left by a kill
+        (directory / name).touch()
     words = ["--methods", "bp,dcl", *TINY, "--epochs", "2", "--limit-batches", "3", "--seeds", "2", "--out", "both"]
     refused = localprop_command("compare", *words, cwd=directory.parent)
     assert refused.returncode == 2
@@ -178,6 +181,32 @@ def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:
     low, high = row["step_ratio_spread"]
     assert low <= row["step_ratio"] <= high
     assert measure_memory(config, facts, backprop=True) >= 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "expected"),
+    [
+        (lambda out: None, ["--optimizer.lr", "0.1"], "optimizer.lr is 0.1, was 0.0075"),
+        (lambda out: (out / "notes.txt").touch(), [], "not a comparison of localprop (notes.txt lies in it)"),
+        (lambda out: (out / "photos").mkdir() or (out / "photos" / "1.png").touch(), [], "(photos lies in it)"),
+        (lambda out: (out / "bp/seed-0/final.json").write_text("{"), [], "bp/seed-0: its files are not those of a run"),
+        (lambda out: (out / "bp/cost.json").write_text("{"), [], "delete it to measure again"),
+    ],
+    ids=["settings", "file", "directory", "result", "cost"],
+)
+def test_compare__goes_on_with_nothing_but_its_own(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    words: list[str],
+    expected: str,
+    tmp_path: Path,
+) -> None:
+    out = Path(shutil.copytree(comparison[0], tmp_path / "both"))
+    damage(out)
+    same = ["--methods", "bp,dcl", *TINY, "--epochs", "2", "--limit-batches", "3", "--seeds", "2", "--resume", "auto"]
+    assert main(["compare", *same, *words, "--out", str(out)]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_compare__a_signal_is_not_lost_where_the_run_under_way_ends_anyway(

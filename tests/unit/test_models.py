@@ -75,6 +75,7 @@ def test_the_mlp_has_the_widths_that_it_is_given():
         (lambda: models.mlp((1, 4, 4), 3, hidden=()), "at least one hidden layer"),
         (lambda: models.mlp((1, 4, 4), 3, hidden=(8, 0)), "at least one hidden layer, each at least 1"),
         (lambda: models.cnn((1, 7, 7), 3), "needs 8 pixels or more"),
+        (lambda: models.cnn((1, 8, 8), 3, width=float("inf")), "positive and finite, got inf"),
         (lambda: models.vgg11b((3, 15, 15), 3), "vgg11b needs images of 16 pixels"),
         (lambda: models.vgg8b((3, 32, 32), 3, hidden=7), "even number"),
         (

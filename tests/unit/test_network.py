@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -37,6 +38,40 @@ def test_what_is_scored_at_the_activation_is_sent_on_after_the_tail():
     spec = net.specs(x, 3)[0]
     assert (spec.shape, spec.activation_shape) == ((36,), (4, 6, 6))
     assert spec.at_activation().shape == (4, 6, 6)
+
+
+def test_a_network_of_named_blocks_is_cut_anew_by_their_names():
+    net = localprop.models.cnn((1, 8, 8), 3, width=0.05)
+    assert localprop.split(net, at=["conv2", "hidden"]).names == ("conv2", "hidden", "classifier")
+    assert localprop.split(net, at=["conv1.2"]).names == ("conv1.2", "classifier")
+    inside = localprop.split(nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 3)), at=["0.0"])
+    assert localprop.split(inside, at=["0"]).names == ("0", "1.1")
+    with pytest.raises(ValueError, match=r"no module 'conv9' to cut after \(did you mean 'conv"):
+        localprop.split(net, at=["conv9"])
+
+
+@pytest.mark.parametrize("at", ["conv1", [0]])
+def test_cuts_are_a_list_of_names(at):
+    with pytest.raises(ValueError, match="at: must be a list of names"):
+        localprop.split(localprop.models.cnn((1, 8, 8), 3, width=0.05), at=at)
+
+
+class Pair(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("second", "example", "message"),
+    [
+        (nn.BatchNorm2d(4), torch.zeros(2, 5), r"block '1' cannot run .* \(2, 5\): expected 4D input"),
+        (Pair(4, 3), torch.zeros(2, 5), "block '1' cannot run .* 'tuple'"),
+        (nn.Linear(4, 3), None, "example: need a batch of inputs as a tensor, got a NoneType"),
+    ],
+)
+def test_an_example_that_a_block_cannot_run_on_names_the_block(second, example, message):
+    with pytest.raises(ValueError, match=message):
+        localprop.LocalNetwork([nn.Linear(5, 4), second]).specs(example, 3)
 
 
 def test_a_rule_gives_back_the_images_that_its_inputs_were_made_of():

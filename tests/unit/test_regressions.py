@@ -9,6 +9,7 @@ from torch import nn
 import localprop
 from localprop.rules.averaged import SHARED
 from localprop.train.executor import LocalExecutor
+from localprop.train.rows import block_rows
 
 
 def chain() -> nn.Sequential:
@@ -111,3 +112,17 @@ def test_contracts__what_leaves_out_a_method_cannot_be_made() -> None:
         Scoreless(rule.specs[0])  # type: ignore[abstract] # the mistake
     with pytest.raises(TypeError, match=r"abstract.*exits.*parameter_groups.*steps"):
         Stepless(rule.net, rule.specs)  # type: ignore[abstract] # the mistake
+
+
+@pytest.mark.parametrize("name", ["bp", "dcl", "dcl-averaged"])
+def test_accumulation__the_error_is_that_of_the_whole_batch(name: str) -> None:
+    torch.manual_seed(0)
+    net = localprop.LocalNetwork([nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 3)])
+    x, y = torch.randn(10, 6), torch.arange(10) % 3
+    rule = localprop.methods.build(name, net, num_classes=3, example=x)
+    exits = rule.eval().exits(x)
+    still = LocalExecutor(rule.train(), lambda group: torch.optim.SGD(group, lr=0.0), accumulate=4)
+    rows = block_rows(still.step(0, x, y), y, place={}, names=net.names)
+    for row in rows:
+        logits = exits[-1 if row["block"] is None else row["block"]]
+        assert row["error"] == pytest.approx(100 * float((logits.argmax(1) != y).float().mean()))

@@ -66,6 +66,7 @@ METHODS = (
         _PREDICTORS,
         {"reading": "softmax"},
         training=_FAST,
+        needs_labels=False,
     ),
     Method(
         "cafo-sparsemax",
@@ -77,6 +78,7 @@ METHODS = (
         _PREDICTORS,
         {"reading": "sparsemax"},
         training=_FAST,
+        needs_labels=False,
     ),
     Method(
         "cafo-mse",
@@ -86,6 +88,7 @@ METHODS = (
         paper("zhao2023cascaded"),
         cascade_closed_form,
         _PREDICTORS,
+        needs_labels=False,
         updates_in_forward=False,
     ),
     Method(

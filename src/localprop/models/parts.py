@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import nn
@@ -101,7 +102,7 @@ def check_settings(image_shape: tuple[int, int, int], num_classes: int, *, width
         raise ValueError(f"image_shape: must be (channels, height, width), got {image_shape}")
     if num_classes < 2:
         raise ValueError(f"num_classes: must be at least 2, got {num_classes}")
-    if not width > 0:
-        raise ValueError(f"width: the factor of all layer widths must be positive, got {width}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width: the factor of all layer widths must be positive and finite, got {width}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: must be in [0, 1), got {dropout}")

@@ -63,14 +63,14 @@ class Evaluation(_Record):
 RecordT = TypeVar("RecordT", bound=_Record)
 
 
-def _parse(record: type[RecordT], text: str | bytes, where: str) -> RecordT:
+def _parse(record: type[RecordT], text: str | bytes, where: str, fix: str = "repeat this run") -> RecordT:
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()
         )
-        raise ValueError(f"{where} is not valid: {problems}; repeat this run") from None
+        raise ValueError(f"{where} is not valid: {problems}; {fix}") from None
 
 
 def list_methods(directory: Path) -> list[str]:
@@ -119,7 +119,7 @@ def read_cost(directory: Path, method: str, model: str) -> Cost | None:
     path = directory / method / "cost.json"
     if not path.is_file():
         return None
-    cost = _parse(Cost, path.read_bytes(), str(path))
+    cost = _parse(Cost, path.read_bytes(), str(path), "delete it to measure again")
     if (cost.method, cost.model) != (method, model):
         raise ValueError(
             f"{path} is of method {cost.method!r} and model {cost.model!r}, but its runs are of "

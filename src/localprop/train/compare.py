@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +19,21 @@ from rich.console import Console
 from localprop.bench.cost import measure
 from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
 from localprop.train.config import RunConfig
-from localprop.train.directory import check_unused, claim_directory, write_json
+from localprop.train.directory import (
+    check_run_directory,
+    check_unused,
+    claim_directory,
+    is_stale,
+    write_json,
+    write_text,
+)
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
 from localprop.train.phases import takes_steps
 from localprop.train.stored import load_run
 
 _POLL_SECONDS = 0.2
+_TABLES = ("comparison.md", "comparison.json", "comparison.png")
 
 
 def compare(
@@ -58,7 +66,8 @@ def compare(
         TrainingError: A run failed.
         Interrupted: A signal came; resume goes on.
     """
-    check_unused(directory, resume=resume)
+    if not check_unused(directory, resume=resume):
+        _refuse_strangers(directory)
     claim_directory(directory)
     for note in notes:
         print(note, file=stream, flush=True)
@@ -80,18 +89,29 @@ def compare(
     rows = comparison(directory, [config.method.name for config in configs])
     content = to_json(rows)
     write_json(directory / "comparison.json", content)
-    (directory / "comparison.md").write_text(markdown(rows), encoding="utf-8")
+    write_text(directory / "comparison.md", markdown(rows))
     comparison_figure(directory, rows, directory / "comparison.png")
     Console(width=None if sys.stdout.isatty() else 100).print(terminal(rows))
     print(f"\ntable and picture: {directory / 'comparison.md'}, {directory / 'comparison.png'}", file=stream)
     return content
 
 
+def _refuse_strangers(directory: Path) -> None:
+    """Refuse a directory that holds anything but runs as METHOD/seed-K and what is made from them."""
+    for entry in sorted(directory.iterdir()):
+        if entry.is_dir():
+            is_own = all(re.fullmatch(r"seed-\d+|cost\.json", path.name) or is_stale(path) for path in entry.iterdir())
+        else:
+            is_own = entry.name in _TABLES or is_stale(entry)
+        if not is_own:
+            raise ValueError(
+                f"--out {directory}: not a comparison of localprop ({entry.name} lies in it); choose another --out"
+            )
+
+
 def _train(config: RunConfig, out: Path) -> None:
+    check_run_directory(config, out, resume=True)
     if (out / "final.json").exists():
-        stored = json.loads((out / "final.json").read_text(encoding="utf-8")).get("settings")
-        if stored != json.loads(json.dumps(config.to_dict())):
-            raise ValueError(f"--resume auto: {out} was made with other settings; choose another --out")
         return
     with TemporaryDirectory() as temporary:
         file = Path(temporary) / "config.yaml"

@@ -19,7 +19,7 @@ FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "fea
 """Settings that may change between the parts of an interrupted run."""
 
 _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
-_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|final\.json)\.tmp-\d+")
+_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison)\.json|comparison\.md)\.tmp-\d+")
 
 
 def check_unused(directory: Path, *, resume: bool) -> bool:
@@ -71,8 +71,13 @@ def claim_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=directory):  # a directory that was there before may be one that only others write to
             pass
-        for stale in [entry for entry in directory.iterdir() if _STALE.fullmatch(entry.name)]:
+        for stale in [entry for entry in directory.iterdir() if is_stale(entry)]:
             stale.unlink(missing_ok=True)
+
+
+def is_stale(path: Path) -> bool:
+    """Tell whether a file is what a process left that was killed while it wrote."""
+    return _STALE.fullmatch(path.name) is not None
 
 
 def write_json(path: Path, content: object) -> None:
@@ -125,7 +130,7 @@ def _check_same_run(config: RunConfig, directory: Path) -> None:
     newest = checkpoint.newest(directory / "checkpoint")
     if newest is None:
         names = {entry.name for entry in directory.iterdir()}
-        strangers = {name for name in names - set(_OWN) if not _STALE.fullmatch(name)}
+        strangers = {name for name in names - set(_OWN) if not is_stale(Path(name))}
         if strangers and not (directory / "final.json").exists():
             raise ValueError(
                 f"--out {directory}: not a run of localprop ({sorted(strangers)[0]} lies in it); choose another --out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -67,8 +68,8 @@ class LocalExecutor:
             lr_factor: Factor of every learning rate.
 
         Returns:
-            One entry an update, in the rule's order; losses are means over the whole batch, the rest is of its last
-                part.
+            One entry an update, in the rule's order. Losses are means over the whole batch, logits are those of all of
+            it; logs are of its last part.
         """
         for key, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self._base_lr[key], strict=True):
@@ -82,12 +83,15 @@ class LocalExecutor:
         parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
         waiting: dict[tuple[Key, nn.Parameter], Tensor] = {}
         losses: dict[Key, Tensor] = {}
+        logits: dict[Key, list[Tensor]] = {}
         done = []
         for number, (part_x, part_y) in enumerate(parts):
             scale = len(part_y) / len(y)
             for step in self.rule.steps(part_x, part_y, blocks=blocks, scale=scale):
                 if step.loss is not None:
                     losses[step.key] = losses.get(step.key, 0.0) + scale * step.loss
+                if step.logits is not None:
+                    logits.setdefault(step.key, []).append(step.logits)
                 # Each group keeps its own sum of a shared gradient, as each optimiser keeps its own state of it.
                 for parameter in self.groups[step.key]:
                     if parameter in self._shared and parameter.grad is not None:
@@ -95,7 +99,8 @@ class LocalExecutor:
                         waiting[step.key, parameter] = total
                         parameter.grad = total if number == len(parts) - 1 else None
                 if number == len(parts) - 1:
-                    done.append(replace(self._update(step), loss=losses.get(step.key)))
+                    whole = torch.cat(logits[step.key]) if step.key in logits else None
+                    done.append(replace(self._update(step), loss=losses.get(step.key), logits=whole))
         return done
 
     def _update(self, step: BlockStep) -> BlockStep:

@@ -37,7 +37,7 @@ def block_rows(
                 "block": block,
                 "name": key_name(step.key) if block is None else names[block],
                 "loss": None if step.loss is None else float(step.loss),
-                "error": None if step.logits is None else _error(step.logits, y),
+                "error": None if step.logits is None else 100 * float((step.logits.argmax(1) != y).float().mean()),
                 **{name: float(value) for name, value in step.logs.items()},
             }
         )
@@ -60,8 +60,3 @@ def evaluation_row(found: Evaluation, split: str, *, place: Mapping[str, object]
         "layer_errors": list(found.layer_errors),
         "ensemble_errors": dict(found.ensemble_errors),
     }
-
-
-def _error(logits: Tensor, y: Tensor) -> float:
-    """Return the error in percent; with accumulation the logits are those of the batch's last part."""
-    return 100 * float((logits.argmax(1) != y[-len(logits) :]).float().mean())
