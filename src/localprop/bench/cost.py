@@ -28,6 +28,7 @@ from localprop.train.assemble import (
     resolve_device,
 )
 from localprop.train.config import RunConfig
+from localprop.train.errors import TrainingError
 
 Step = Callable[[Tensor, Tensor], None]
 WARM_UP_PAIRS = 2
@@ -52,7 +53,7 @@ def measure(
         after the network and the batch are there, before the optimiser is.
 
     Raises:
-        RuntimeError: A measuring process failed; says what it said.
+        TrainingError: A measuring process failed; says what it said last.
     """
     time_row = _in_fresh_process(config, facts, "step", seconds)
     own = _in_fresh_process(config, facts, "memory", 0)["bytes"]
@@ -181,6 +182,9 @@ def _in_fresh_process(config: RunConfig, facts: DataFacts, what: str, seconds: f
         command = [sys.executable, "-m", "localprop.bench", order]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"measuring {config.method.name} ({what}) failed: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise TrainingError(
+            f"measuring {config.method.name} ({what}) ended with exit code {done.returncode} and said: {said[-1]}"
+        )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
