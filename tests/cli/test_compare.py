@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 import localprop
-from localprop.bench.cost import measure_memory, measure_step_ratio
+from localprop.bench.cost import measure, measure_memory, measure_step_ratio
 from localprop.cli import main
 from localprop.train import checkpoint
 from localprop.train.assemble import DataFacts
 from localprop.train.compare import compare
 from localprop.train.config import config_from
-from localprop.train.errors import Interrupted
+from localprop.train.errors import Interrupted, TrainingError
 
 TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1"]
 
@@ -170,6 +170,13 @@ def test_use__a_checkpoint_of_another_kind_is_one_line(
     assert main(["evaluate", str(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{newest}: does not fit {run / 'config.yaml'}" in line
+
+
+def test_cost__a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.5,), (0.5,))
+    with pytest.raises(TrainingError, match=r"measuring bp \(step\) ended with exit code 1 and said: nothing"):
+        measure(config_from({"method": "bp", "model": "conv"}), facts)
 
 
 def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:

@@ -58,3 +58,11 @@ def test_sigterm_ends_any_command_as_ctrl_c_does(words: list[str], tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "localprop: interrupted\n")
+
+
+def test_no_result_is_lost_for_a_letter_that_the_terminal_has_not(tmp_path: Path) -> None:
+    code = "import sys; from localprop import cli; cli._run = lambda words: print('1 ± 2'); sys.exit(cli.main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 \\xb1 2\n", "")

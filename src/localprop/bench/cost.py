@@ -28,6 +28,7 @@ from localprop.train.assemble import (
     resolve_device,
 )
 from localprop.train.config import RunConfig
+from localprop.train.errors import TrainingError
 from localprop.train.phases import inputs_of, step_in, takes_steps
 from localprop.types import Phase
 
@@ -56,7 +57,7 @@ def measure(
 
     Raises:
         ValueError: The method takes no steps.
-        RuntimeError: A measuring process failed; says what it said.
+        TrainingError: A measuring process failed; says what it said last.
     """
     if not takes_steps(build_rule(config, facts, torch.device("cpu")).phases()):
         raise ValueError(f"method: {config.method.name} takes no optimiser steps, so there is none to measure")
@@ -196,6 +197,9 @@ def _in_fresh_process(config: RunConfig, facts: DataFacts, what: str, seconds: f
         command = [sys.executable, "-m", "localprop.bench", order]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"measuring {config.method.name} ({what}) failed: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise TrainingError(
+            f"measuring {config.method.name} ({what}) ended with exit code {done.returncode} and said: {said[-1]}"
+        )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
