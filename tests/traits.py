@@ -33,6 +33,7 @@ class Traits:
         needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         loss_floor: Least value of a hidden block's loss on batches of 16 images and 4 classes.
         graph_of_block: Block and objective learn from one graph; otherwise from less.
+        last_loss: What forty steps on one batch leave of the last block's loss, at most.
         steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
         repeats: Some groups are updated several times a batch, one after the other.
         without_loss: Groups that get their gradients without a loss, by name; the last block always has one.
@@ -53,6 +54,7 @@ class Traits:
     needs_image: bool = False
     loss_floor: float = 0.0
     graph_of_block: bool = True
+    last_loss: float = 0.9
     steady: bool = True
     repeats: bool = False
     without_loss: frozenset[str] = frozenset({"shared"})
@@ -62,6 +64,14 @@ class Traits:
 
 _GLOBAL_ERROR = Traits(hidden_predictions=False, block_by_block=False, without_loss=frozenset({"block"}))
 """The error of the last block reaches the others, which have no loss and make no prediction."""
+
+_PREDICTED = Traits(
+    hidden_predictions=False,
+    block_by_block=False,
+    without_loss=frozenset({"block"}),
+    moving_targets=frozenset({"synthesiser", "input"}),
+)
+"""Blocks learn from predicted gradients, and predictors from what they predict."""
 
 _FIXED_SIZE = frozenset(
     {"fc-1x28", "fc-3x32", "vgg8b-1x28", "vgg8b-3x32", "sequential-1x28", "sequential-3x32", "isolation", "flat"}
@@ -98,15 +108,8 @@ _EXCEPTIONS: dict[str, Traits] = {
     **dict.fromkeys(("infomax", "cpc"), Traits(block_by_block=False, network_answers=False, refused=_FIXED_SIZE)),
     "drtp": Traits(hidden_predictions=False),
     **dict.fromkeys(("fa", "usf", "brsf", "frsf", "dfa", "sdfa"), _GLOBAL_ERROR),
-    **dict.fromkeys(
-        ("dni", "cdni", "dni-unlocked"),
-        Traits(
-            hidden_predictions=False,
-            block_by_block=False,
-            without_loss=frozenset({"block"}),
-            moving_targets=frozenset({"synthesiser", "input"}),
-        ),
-    ),
+    **dict.fromkeys(("dni", "cdni"), _PREDICTED),
+    "dni-unlocked": replace(_PREDICTED, last_loss=0.95),  # the last block, too, learns on inputs that are predicted
     "local-critic": Traits(block_by_block=False, moving_targets=frozenset({"critic"})),
     **dict.fromkeys(
         ("tp", "dtp", "direct-dtp"),
