@@ -108,6 +108,11 @@ def test_a_pixel_that_is_not_a_number_shows_in_the_loss(method: str):
     assert not bool(next(losses).isfinite())
 
 
+def test_a_model_that_is_not_split_is_refused_with_the_way_to_do_it():
+    with pytest.raises(ValueError, match=r"net: need the network as blocks, got Sequential; use localprop\.split"):
+        localprop.methods.build("dcl", nn.Sequential(nn.Linear(4, 3)), num_classes=3, example=torch.zeros(2, 4))
+
+
 def test_a_network_of_one_class_is_refused():
     with pytest.raises(ValueError, match="num_classes: need at least 2 classes to tell apart, got 1"):
         localprop.methods.build("dcl", localprop.LocalNetwork([nn.Linear(4, 1)]), num_classes=1, example=X)

@@ -72,8 +72,10 @@ class Method:
             settings: See `settings()`.
 
         Raises:
-            ValueError: An unknown setting, or one out of its range.
+            ValueError: A model that is not split, an unknown setting, or one out of its range.
         """
+        if not isinstance(net, LocalNetwork):
+            raise ValueError(f"net: need the network as blocks, got {type(net).__name__}; use localprop.split(model)")
         allowed = self.settings()
         for name in settings:
             if name not in allowed:
