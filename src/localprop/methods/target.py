@@ -91,7 +91,7 @@ METHODS = (
         "lee2015difference",
         {"difference": False, "direct": False},
         # A block's target also holds the feedback's error, beside which a small step is lost.
-        {"nudging": 10.0, "feedback_loss": "reconstruction"},
+        {"nudging": 100.0, "feedback_loss": "reconstruction"},
     ),
     _target(
         "dtp",
