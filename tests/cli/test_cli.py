@@ -54,6 +54,36 @@ def test_several_mistakes_are_reported_together_on_standard_error(capsys):
     assert len(err.splitlines()) == 6
 
 
+def test_several_settings_out_of_their_ranges_are_reported_together(tmp_path, capsys):
+    """Ranges stand in the builders, which stop at the first; the message names all, by flag."""
+    argv = ["train", "--out", tmp_path / "run", "--method", "dcl", "--method.temperature", "0"]
+    argv += ["--method.embeddings-per-class", "-3", "--model.width", "0", "--model.dropout", "2", "--at", "nowhere"]
+    argv += ["--schedule", "cosine", "--schedule.warmup", "3"]
+    argv += ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--optimizer.momentum", "-1"]
+    code, out, err = run(list(map(str, argv)), capsys)
+    assert (code, out) == (2, "")
+    for words in (
+        "--method.temperature 0.0: must be positive",
+        "--method.embeddings-per-class -3: must be at least 1",
+        "--model.width 0.0: ",
+        "--model.dropout 2.0: must be in [0, 1)",
+        "--at: ",
+        "--schedule.warmup 3.0: must be a fraction",
+        "--optimizer SGD: Invalid momentum value",
+    ):
+        assert words in err
+    assert len(err.splitlines()) == 7
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_last_method_is_found_before_the_first_is_trained(tmp_path, capsys):
+    argv = ["compare", "--methods", "bp,predsim", "--method.beta", "7", *SMALL, "--out", str(tmp_path / "comparison")]
+    code, out, err = run(argv, capsys)
+    assert (code, out) == (2, "")
+    assert "--method.beta 7.0: " in err
+    assert not (tmp_path / "comparison").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

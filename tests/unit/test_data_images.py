@@ -14,7 +14,7 @@ from PIL import Image
 
 from localprop.data import DataError, ImageData, ImageSet, read_image
 from localprop.data.augment import Augmentation
-from localprop.data.images import decode
+from localprop.data.images import decode, is_gray
 
 RAMP = np.arange(0, 240, 4, dtype=np.uint8).reshape(6, 10)
 COLOUR = np.stack([RAMP, 255 - RAMP, RAMP // 2], axis=-1)
@@ -81,6 +81,22 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
     assert torch.equal(read_image(path, channels=3, size=None), expected)
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_floating_point_is_scaled_by_its_white(white: int, tmp_path: Path) -> None:
+    path = saved(Image.fromarray(RAMP.astype(np.float32) / 255 * white), tmp_path / "image.tiff")
+
+    assert np.array_equal(read_image(path, channels=1, size=None)[0], RAMP)
+    assert np.array_equal(read_image(path, channels=3, size=None), np.stack([RAMP] * 3))
+    assert is_gray(path, "image.tiff")
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 256.0, np.nan, np.inf])
+def test_floating_point_of_no_known_scale_is_refused(wrong: float, tmp_path: Path) -> None:
+    path = saved(Image.fromarray(np.array([[0.5, wrong]], dtype=np.float32)), tmp_path / "image.tiff")
+    with pytest.raises(DataError, match=r"image\.tiff .* save them in 0 \.\. 1 or in 0 \.\. 255"):
+        read_image(path, channels=1, size=None)
+
+
 @pytest.mark.parametrize(("size", "shape"), [(4, (1, 4, 4)), ((3, 5), (1, 3, 5)), (64, (1, 64, 64))])
 def test_any_size_is_resized(size: int | tuple[int, int], shape: tuple[int, ...], tmp_path: Path) -> None:
     path = saved(Image.fromarray(RAMP), tmp_path / "image.png")
@@ -105,9 +121,6 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} is no image that can be read"):
             read_image(tmp_path / name, channels=1, size=28)
-    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(DataError, match="floating-point pixels"):
-        read_image(tmp_path / "float.tiff", channels=1, size=28)
     with pytest.raises(ValueError, match=r"channels must be 1 .* got 2"):
         read_image(saved(Image.fromarray(RAMP), tmp_path / "ok.png"), channels=2, size=28)
 

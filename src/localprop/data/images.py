@@ -14,14 +14,14 @@ from torch import Tensor
 from localprop.data.store import DataError
 
 _MODES = {1: "L", 3: "RGB"}
-_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 
 
 def read_image(path: str | Path, *, channels: int, size: int | tuple[int, int] | None) -> Tensor:
     """Read an image file as a data set demands it.
 
-    Any mode is converted (16 bits are scaled to 8), the orientation of the camera applied, transparency laid
-    on white, and the whole picture stretched to `size`, bilinear and antialiased.
+    Any mode is converted (16 bits are scaled to 8, floating point by its white, 1 or 255), the orientation of the
+    camera applied, transparency laid on white, and the whole picture stretched to `size`, bilinear and antialiased.
 
     Args:
         path: A file that Pillow can read.
@@ -90,13 +90,28 @@ def _damaged(place: str, error: Exception) -> DataError:
     return DataError(f"{place} is no image that can be read ({reason}); replace it or leave it out")
 
 
+def _levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Scale floating-point pixels to bytes: white is 1, or 255 if any pixel lies above 1.
+
+    Raises:
+        ValueError: A pixel that neither scale has.
+    """
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if not (lowest >= 0 and highest <= 255):  # also NaN
+        raise ValueError(
+            f"its floating-point pixels lie in {lowest:g} .. {highest:g}; save them in 0 .. 1 or in 0 .. 255"
+        )
+    levels: NDArray[np.uint8] = (pixels * (255 if highest <= 1 else 1)).round().astype(np.uint8)
+    return levels
+
+
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     transparent = "transparency" in image.info or image.mode[-1] in "Aa"
     if image.mode == mode and not transparent:
         return image
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined white; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts them off at 255
+        image = Image.fromarray(_levels(np.asarray(image)))
+    elif image.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts them off at 255
         levels = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
     elif transparent:

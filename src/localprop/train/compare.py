@@ -29,6 +29,7 @@ from localprop.train.directory import (
 )
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
+from localprop.train.mistakes import check
 from localprop.train.phases import takes_steps
 from localprop.train.stored import load_run
 
@@ -68,6 +69,7 @@ def compare(
     """
     if not check_unused(directory, resume=resume):
         _refuse_strangers(directory)
+    check(configs)  # a mistake in the last method's settings must not wait for its turn
     claim_directory(directory)
     for note in notes:
         print(note, file=stream, flush=True)

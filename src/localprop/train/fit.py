@@ -17,6 +17,7 @@ from localprop.train.config import RunConfig
 from localprop.train.directory import check_run_directory, claim_directory, kept, write_json, write_text
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.interrupt import answering_signals
+from localprop.train.mistakes import check
 from localprop.train.summary import summary
 from localprop.train.training import Training
 
@@ -56,7 +57,11 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with answering_signals(signal.default_int_handler):  # outside of the loop there is nothing to save
-        training = Training(config, directory)
+        try:
+            training = Training(config, directory)
+        except ValueError:
+            check([config])  # says all that is wrong, not only what was met first
+            raise
         claim_directory(directory)
         training.restore()
         write_text(directory / "config.yaml", config.to_yaml())

@@ -1,0 +1,120 @@
+"""Find every setting that the parts of a run refuse, not only the first: for the message, after a build has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from localprop.data.store import DataError, ImageData
+from localprop.train.assemble import (
+    DataFacts,
+    build_executor,
+    build_loader,
+    build_rule,
+    load_data,
+    optimizer_factory,
+    resolve_device,
+)
+from localprop.train.components import Component, find
+from localprop.train.config import RunConfig
+from localprop.train.settings import ConfigError, field_types
+
+Built = TypeVar("Built")
+
+
+def check(configs: Sequence[RunConfig]) -> None:
+    """Build every part of the runs once.
+
+    Args:
+        configs: Runs on the same data.
+
+    Raises:
+        ConfigError: Some part refuses its settings; all that are refused.
+    """
+    problems: list[str] = []
+    images = _images(configs[0], problems)
+    for config in configs:
+        problems += _mistakes(config, images)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _images(config: RunConfig, problems: list[str]) -> ImageData | None:
+    def load(component: Component) -> ImageData:
+        return load_data(replace(config, data=component)).data
+
+    return _build("data", config.data, load, problems)
+
+
+def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
+    """Return what the parts of a run refuse, one line each; without images what can be known without them.
+
+    A setting that its builder refuses is put back to its default, and the part is built again, until nothing more is
+    refused: the ranges stand in the builders alone.
+    """
+    problems: list[str] = []
+    host = torch.device("cpu")
+    _tried(lambda: resolve_device(config.device), problems)
+
+    def schedule(component: Component) -> object:
+        return find("schedule", component.name).builder(**component.settings)
+
+    def optimizer(component: Component) -> object:
+        return optimizer_factory(component.name, dict(component.settings))([nn.Parameter(torch.zeros(1))])
+
+    _build("schedule", config.schedule, schedule, problems)
+    _build("optimizer", config.optimizer, optimizer, problems)
+    if images is None:
+        return problems
+    facts = DataFacts.of(images)
+
+    def model(component: Component) -> Component:
+        build_rule(replace(config, model=component, method=Component("bp")), facts, host)
+        return component
+
+    sound = _build("model", config.model, model, problems)
+    if sound is None and config.at is not None:
+        config = replace(config, at=None)
+        sound = _build("model", config.model, model, problems)
+    if sound is None:
+        return problems
+    config = replace(config, model=sound)
+    rule = _build("method", config.method, lambda part: build_rule(replace(config, method=part), facts, host), problems)
+    if rule is not None and not problems:
+        _tried(lambda: build_loader(config, images, rule, host), problems)
+        _tried(lambda: build_executor(config, rule), problems)
+    return problems
+
+
+def _build(kind: str, component: Component, build: Callable[[Component], Built], problems: list[str]) -> Built | None:
+    """Build a part; what it refuses goes to `problems`. Returns None if it cannot be built without a setting either."""
+    settings = dict(component.settings)
+    while True:
+        try:
+            return build(Component(component.name, settings))
+        except ValueError as error:
+            setting, _, reason = str(error).removeprefix(f"{kind}.").partition(": ")
+            if setting not in settings:
+                problems.append(str(error) if isinstance(error, DataError) else _labelled(str(error), kind, component))
+                return None
+            problems.append(f"--{kind}.{setting.replace('_', '-')} {settings.pop(setting)}: {reason}")
+
+
+def _tried(build: Callable[[], object], problems: list[str]) -> None:
+    try:
+        build()
+    except ValueError as error:
+        problems.append(str(error))
+
+
+def _labelled(message: str, kind: str, component: Component) -> str:
+    """Say which flag a message is about, unless it does."""
+    if message.startswith("--"):
+        return message
+    if message.partition(": ")[0] in field_types():
+        return f"--{message}"
+    return f"--{kind} {component.name}: {message.removeprefix(f'{kind}: ')}"
