@@ -52,6 +52,9 @@ HOSTILE = {
     "wrong channel count": (X.repeat(1, 3, 1, 1), Y, r"takes samples of shape \(1, 12, 12\), got.*\(4, 3, 12, 12\)"),
     "wrong image size": (X[..., :8], Y, r"takes samples of shape \(1, 12, 12\), got.*\(4, 1, 12, 8\)"),
     "no batch axis": (X[0], Y[:1], r"takes samples of shape \(1, 12, 12\)"),
+    "an array": (X.numpy(), Y, r"x: need a batch of inputs as a tensor, got a ndarray"),
+    "truth values": (X > 0, Y, r"x: no network computes with torch\.bool"),
+    "complex numbers": (X + 0j, Y, r"x: no network computes with torch\.complex64"),
     "empty batch": (X[:0], Y[:0], "the batch is empty"),
     "batch of one": (X[:1], Y[:1], "batch normalisation cannot train on a batch of one sample; use at least two"),
 }

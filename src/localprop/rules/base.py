@@ -188,6 +188,7 @@ class Rule(nn.Module, ABC):
 
     def check_input(self, x: Tensor, block: int = 0) -> None:
         """Refuse an input that a block cannot take, with the reason."""
+        check_tensor(x)
         expected = self.specs[block].input_shape
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x: the network takes samples of shape {expected}, got a batch of shape {tuple(x.shape)}")
@@ -212,6 +213,18 @@ class Rule(nn.Module, ABC):
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+
+def check_tensor(x: object) -> None:
+    """Refuse what is no tensor of numbers that networks compute with.
+
+    Raises:
+        ValueError: Says what it is, and what to do.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x: need a batch of inputs as a tensor, got a {type(x).__name__}; use torch.as_tensor(x)")
+    if x.dtype == torch.bool or x.is_complex():
+        raise ValueError(f"x: no network computes with {x.dtype}; use x.to({torch.get_default_dtype()})")
 
 
 def unique(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:

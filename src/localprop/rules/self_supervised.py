@@ -15,7 +15,7 @@ from localprop.network import LocalNetwork
 from localprop.objectives.base import Objective
 from localprop.objectives.self_supervised import average_logits
 from localprop.rules.backprop import NETWORK
-from localprop.rules.base import unique
+from localprop.rules.base import check_tensor, unique
 from localprop.rules.greedy import Greedy
 from localprop.seed import derive
 from localprop.types import BlockStep, Key, LocalBatch
@@ -144,6 +144,7 @@ class GreedyPatches(Greedy):
         return patches, y.repeat_interleave(self.patches_per_image)
 
     def _check_images(self, x: Tensor) -> None:
+        check_tensor(x)
         expected = self.grid.image_shape
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x: the network takes samples of shape {expected}, got a batch of shape {tuple(x.shape)}")
