@@ -35,7 +35,7 @@ class Traits:
         graph_of_block: Block and objective learn from one graph; otherwise from less.
         last_loss: What forty steps on one batch leave of the last block's loss, at most.
         steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
-        repeats: Some groups are updated several times a batch, one after the other.
+        repeats: Some groups are updated several times a batch; each for the first time after those before it.
         without_loss: Groups that get their gradients without a loss, by name; the last block always has one.
         moving_targets: Groups whose loss is a distance to what training moves, by name: it need not fall.
         refused: Networks of the tests that the method cannot train, by name; "isolation" and "flat" are those of the
@@ -104,6 +104,9 @@ _EXCEPTIONS: dict[str, Traits] = {
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
+    "pff": Traits(
+        block_by_block=False, network_answers=False, repeats=True, moving_targets=frozenset({"generator"})
+    ),
     "simclr-local": Traits(block_by_block=False),
     **dict.fromkeys(("infomax", "cpc"), Traits(block_by_block=False, network_answers=False, refused=_FIXED_SIZE)),
     "drtp": Traits(hidden_predictions=False),

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import localprop
+from localprop.functional.predictive import lateral_inhibition
 from localprop.rules import forward_gradient
+from localprop.rules.predictive import PredictiveForwardForward
 from localprop.types import Normalisation
 from tests.reference import goodness as twin
 from tests.reference import hebbian as twin_hebbian
 from tests.reference import pepita as twin_pepita
+from tests.reference import predictive as twin_predictive
 from tests.reference.feedback import IDENTITY, RELU, Layer
 from tests.reference.training import Groups
 
-PROVED = ("mono-forward", "cwcomp", "ff", "symba", "softhebb", "forward-gradient", "pepita")
+PROVED = ("mono-forward", "cwcomp", "ff", "symba", "pff", "softhebb", "forward-gradient", "pepita")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 CLASSES = 3
 LR = 0.05
@@ -189,6 +192,112 @@ def test_symba(monkeypatch: pytest.MonkeyPatch, kind: str):
         torch.testing.assert_close(of_blocks(rule, gradients, 2), expected.gradients, **EXACT)
         found = [gradients[p] for p in rule.net.blocks[2].parameters()]
         check_classifier(rule, params, x + patterns.mean(0), "rms", y, losses[2], found)
+
+
+def predictive_rule(**settings: object) -> PredictiveForwardForward:
+    torch.manual_seed(1)
+    flat = [nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU()), nn.Linear(5, 5, bias=False), nn.Linear(5, CLASSES)]
+    example = torch.zeros(2, 6, dtype=torch.float64)
+    settings = {"goodness": "sum", "border": "l2", "group": 2, "latent": 2, **settings}
+    net = localprop.LocalNetwork(flat).double()
+    return localprop.methods.build("pff", net, num_classes=CLASSES, example=example, **settings).double()
+
+
+def lateral_of(weight: Tensor, size: int) -> Tensor:
+    """Lay the groups' matrices out on the diagonal of one of all units."""
+    return torch.block_diag(*weight)[:size, :size]
+
+
+def circuit_of(rule: PredictiveForwardForward, tensors: dict[nn.Parameter, Tensor] | None = None) -> Groups:
+    """Return W, V and Lambda of each hidden block, or what `tensors` has for them."""
+
+    def of(parameter: nn.Parameter) -> Tensor:
+        return parameter.detach().clone() if tensors is None else tensors[parameter]
+
+    groups = []
+    for block, above, lateral in zip(rule.net.blocks, rule.top_down, rule.lateral, strict=False):
+        [w], [v], [group] = block.parameters(), above.parameters(), lateral.parameters()
+        groups.append([of(w), of(v), lateral_of(of(group), w.shape[0])])
+    return groups
+
+
+def recorded(rule: PredictiveForwardForward, monkeypatch: pytest.MonkeyPatch, name: str) -> list[Tensor]:
+    drawn, draw = [], getattr(rule, name)
+
+    def record(*args: object) -> Tensor:
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(rule, name, record)
+    return drawn
+
+
+def test_pff(monkeypatch: pytest.MonkeyPatch):
+    """Two rounds a batch: blocks, then generators, each updated at once."""
+    rule = predictive_rule(rounds=2, threshold=0.5, noise=0.1, generator_noise=0.2)
+    noises, wrong = recorded(rule, monkeypatch, "_drawn"), recorded(rule, monkeypatch, "_wrong")
+    groups = rule.parameter_groups()
+    generator = torch.Generator().manual_seed(3)
+    for number, labels in enumerate(LABELS):
+        x, y = torch.randn(4, 6, generator=generator, dtype=torch.float64), torch.tensor(labels)
+        rule.begin(number)
+        noises.clear()
+        steps = rule.steps(x, y)
+        states = [torch.cat([z, z]) for z in twin_predictive.bottom_up_states(circuit_of(rule), x)]
+        features = twin.normalised(states[-1][:4], "l2")
+        weight, bias = (p.detach().clone().requires_grad_() for p in rule.net.blocks[2].parameters())
+        latent = None
+        for _ in range(2):
+            params, weights = circuit_of(rule), [p.detach().clone() for p in rule.generators.parameters()]
+            done = [proceed(rule, groups, next(steps)) for _ in range(5)]
+            latent = noises[0] if latent is None else latent
+            context = twin_predictive.label_context(torch.cat([y, wrong[-1]]), CLASSES)
+            moved = twin_predictive.representation_step(
+                params, states, torch.cat([x, x]), context, noises[-4:-2], 2.5, group=2
+            )
+            states = moved.states
+            predicted = twin_predictive.generative_step(weights, states, torch.cat([x, x]), latent, noises[-2:])
+            latent = predicted.latent
+            found = {p: gradient for _, gradients in done for p, gradient in gradients.items()}
+            torch.testing.assert_close([loss for loss, _ in done], [*moved.losses, *predicted.losses], **EXACT)
+            torch.testing.assert_close(circuit_of(rule, found), moved.gradients, **EXACT)
+            torch.testing.assert_close([found[p] for p in rule.generators.parameters()], predicted.gradients, **EXACT)
+        loss, gradients = proceed(rule, groups, next(steps))
+        expected = F.cross_entropy(F.linear(features, weight, bias), y)
+        torch.testing.assert_close(loss, expected.detach(), **EXACT)
+        torch.testing.assert_close(
+            list(gradients.values()), list(torch.autograd.grad(expected, [weight, bias])), **EXACT
+        )
+        assert list(steps) == []
+        twin.check_negatives(y, wrong[-1])
+
+
+def proceed(
+    rule: localprop.Rule, groups: dict[localprop.types.Key, list[nn.Parameter]], step: localprop.BlockStep
+) -> tuple[Tensor, dict[nn.Parameter, Tensor]]:
+    """Update a group, and return its loss and gradients."""
+    gradients = {p: p.grad for p in groups[step.key]}
+    with torch.no_grad():
+        for p in groups[step.key]:
+            p -= LR * p.grad
+            p.grad = None
+    return step.loss, gradients
+
+
+def test_pff_answers_by_the_goodness_of_the_middle_rounds():
+    rule = predictive_rule(rounds=6).eval()
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = twin_predictive.label_scores(circuit_of(rule), x, CLASSES, steps=6, group=2)
+    torch.testing.assert_close(rule.predict(x), expected, **EXACT)
+    torch.testing.assert_close(rule.exits(x)[0] + rule.exits(x)[1], expected, **EXACT)
+
+
+def test_lateral_inhibition_of_maps_is_that_of_every_position():
+    z = torch.randn(2, 5, 3, 2, dtype=torch.float64)
+    weight = torch.randn(2, 3, 3, dtype=torch.float64)
+    matrix = twin_predictive.lateral_matrix(lateral_of(weight, 5), 3)
+    expected = torch.einsum("ij,njhw->nihw", matrix, z)
+    torch.testing.assert_close(lateral_inhibition(z, weight), expected, **EXACT)
 
 
 def test_softhebb():

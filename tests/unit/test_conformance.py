@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def adamw(group: list[nn.Parameter]) -> torch.optim.Optimizer:
 def assert_every_group_in_order(method: str, rule: localprop.Rule, steps: list[localprop.BlockStep]) -> None:
     keys = [step.key for step in steps]
     if traits(method).repeats:
-        keys = [key for key, _ in itertools.groupby(keys)]
+        keys = list(dict.fromkeys(keys))
     assert keys == list(rule.parameter_groups())
 
 

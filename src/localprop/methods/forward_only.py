@@ -18,6 +18,7 @@ from localprop.rules.forward_gradient import ForwardGradient, Perturbation
 from localprop.rules.hebbian import SoftHebb
 from localprop.rules.labelled import ClassPattern, LabelOverlay
 from localprop.rules.pepita import Pepita
+from localprop.rules.predictive import PredictiveForwardForward
 
 
 def mono_forward(net: LocalNetwork, specs: Specs) -> Greedy:
@@ -122,6 +123,56 @@ def symba(
     )
 
 
+def predictive_forward_forward(
+    net: LocalNetwork,
+    specs: Specs,
+    *,
+    rounds: int = 12,
+    goodness: Reduction = "sum",
+    threshold: float = 0.005,
+    border: Border = "l2",
+    dampening: float = 0.3,
+    context_scale: float = 5.0,
+    group: int = 10,
+    noise: float = 0.01,
+    generator_noise: float = 0.025,
+    latent: int = 20,
+    latent_rate: float = 0.025,
+) -> PredictiveForwardForward:
+    """Train hidden blocks as a recurrent circuit that is quiet on true labels, beside one that predicts its states.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        rounds: K, updates of all blocks and generators in a batch.
+        goodness: Sum or mean of squared activities.
+        threshold: theta a unit: a block of D activities has theta = threshold D for the sum, threshold for the mean.
+        border: How activities are normalised between blocks.
+        dampening: alpha, share of a state that stays from round to round.
+        context_scale: Scale of the label that the top block sees above itself.
+        group: Units that compete with each other.
+        noise: Standard deviation of the states' noise.
+        generator_noise: Standard deviation of the noise of what generators read.
+        latent: Size of the vector that predicts the top block.
+        latent_rate: Length of this vector's gradient step in a round.
+    """
+    return PredictiveForwardForward(
+        net,
+        specs,
+        rounds=rounds,
+        threshold=threshold,
+        reduction=goodness,
+        border=border,
+        dampening=dampening,
+        context_scale=context_scale,
+        group=group,
+        noise=noise,
+        generator_noise=generator_noise,
+        latent=latent,
+        latent_rate=latent_rate,
+    )
+
+
 def soft_hebb(net: LocalNetwork, specs: Specs, *, temperature: float = 0.1, feature_budget: int = 2048) -> SoftHebb:
     """Train hidden layers by soft competition, and read every block by a linear probe.
 
@@ -192,6 +243,19 @@ METHODS = (
         "none",
         training={"batch_size": 64, "lr": 0.001},
         passes=3,
+    ),
+    Method(
+        "pff",
+        "Predictive Forward-Forward: a recurrent circuit and its predictions",
+        "forward-only",
+        2023,
+        paper("ororbia2023predictive"),
+        predictive_forward_forward,
+        "top-down, lateral and generative weights a block",
+        training={"optimizer": "Adam", "lr": 0.00025, "weight_decay": 0.0},
+        messages="states",
+        passes=25,
+        updates_in_forward=False,
     ),
     Method(
         "mono-forward",

@@ -31,7 +31,7 @@ class Method:
         training: Fields of `TrainingRecipe` in which the method's training differs from that of the network.
         needs_labels: Whether hidden blocks learn from labels. (Probes, and the last block, always read them.)
         messages: What crosses blocks beside activations: "none", "shared parameters", "gradients", "losses" (one a
-            sample), "targets" or "errors" (of the logits).
+            sample), "targets", "states" (of later blocks) or "errors" (of the logits).
         passes: Forward passes through a hidden block in one step, as many as the second block runs.
         updates_in_forward: Whether a block is updated before the next block runs.
         global_error: Whether the error of the last block reaches hidden blocks.
@@ -48,7 +48,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     needs_labels: bool = True
-    messages: Literal["none", "shared parameters", "gradients", "losses", "targets", "errors"] = "none"
+    messages: Literal["none", "shared parameters", "gradients", "losses", "targets", "states", "errors"] = "none"
     passes: int = 1
     updates_in_forward: bool = True
     global_error: bool = False

@@ -100,7 +100,7 @@ def input_predictor(spec: BlockSpec, image_shape: Shape, *, hidden: int | None, 
     return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, shape))
 
 
-def feedback_net(source: Shape, shape: Shape, *, hidden: int) -> nn.Sequential:
+def feedback_net(source: Shape, shape: Shape, *, hidden: int, bias: bool = True) -> nn.Sequential:
     """Build what carries targets down: one sample of shape `source` -> `shape`.
 
     Between maps: nearest-neighbour resizing to the lower size, then a 3x3 convolution. All else: a linear layer on all
@@ -110,6 +110,7 @@ def feedback_net(source: Shape, shape: Shape, *, hidden: int) -> nn.Sequential:
         source: Shape above.
         shape: Shape below.
         hidden: Channels or units of a hidden layer; 0 for none.
+        bias: Whether the layers have biases.
 
     Raises:
         ValueError: `hidden` is negative.
@@ -120,7 +121,7 @@ def feedback_net(source: Shape, shape: Shape, *, hidden: int) -> nn.Sequential:
     widths = [source[0], shape[0]] if maps else [math.prod(source), math.prod(shape)]
     if hidden:
         widths.insert(1, hidden)
-    layers = [_conv(a, b, 3) if maps else nn.Linear(a, b) for a, b in pairwise(widths)]
+    layers = [_conv(a, b, 3, bias=bias) if maps else nn.Linear(a, b, bias=bias) for a, b in pairwise(widths)]
     modules: list[nn.Module] = [layers[0], nn.ReLU(), layers[1]] if hidden else [*layers]
     if maps:
         return nn.Sequential(*([] if source[1:] == shape[1:] else [nn.Upsample(size=shape[1:])]), *modules)
