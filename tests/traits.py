@@ -126,6 +126,7 @@ _EXCEPTIONS: dict[str, Traits] = {
     **dict.fromkeys(("cafo-ce", "cafo-sparsemax"), replace(_CASCADE, all_trained=False)),
     "cafo-mse": replace(_CASCADE, block_by_block=False, all_trained=False, takes_steps=False),
     "cafo-dfa": _CASCADE,
+    "clusters": Traits(refused=frozenset({"fc-1x28", "fc-3x32", "flat"})),
     "patches": Traits(block_by_block=False, model="patches", refused=frozenset({"isolation", "flat"})),
 }
 

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 import localprop
 from localprop.functional.cascade import sparsemax
+from localprop.functional.clustering import k_means, nearest_centres, spread_centres
 from localprop.models.patches import PatchCoding
 from localprop.rules.patches import PatchDictionaries
 from localprop.seed import derive
 from tests.parity.test_training_parity import CASES, CLASSES, EXACT, LR, parameters_of
-from tests.reference import cascaded, greedy, layers
+from tests.reference import cascaded, clustering, greedy, layers
 from tests.reference import patches as twin_patches
 from tests.reference.dictionary import cross_entropy
 
-PROVED = ("layerwise", "cafo-ce", "cafo-sparsemax", "cafo-mse", "cafo-dfa", "patches")
+PROVED = ("layerwise", "cafo-ce", "cafo-sparsemax", "cafo-mse", "cafo-dfa", "patches", "clusters")
 CASE = CASES["conv"]
 
 
@@ -293,3 +294,96 @@ def test_too_few_patches_and_other_networks_are_refused():
     net = localprop.LocalNetwork([nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU())])
     with pytest.raises(ValueError, match="last block must end in a linear layer to be solved for, '1' ends in ReLU"):
         localprop.methods.build("cafo-mse", net, num_classes=3, example=torch.zeros(1, 4))
+
+
+# ---------------------------------------------------------------- clusters
+
+
+def sampled(h: list[Tensor], generator: torch.Generator, samples: int) -> Tensor:
+    """Return the positions that `prepare` must have drawn of a block's outputs, from the same keys."""
+    points = [clustering.positions(part) for part in h]
+    keys = torch.cat([torch.rand(len(p), generator=generator, dtype=torch.float64) for p in points])
+    return torch.cat(points)[keys.argsort(descending=True)[:samples]]
+
+
+def test_clusters_are_found_passed_on_and_trained_on_as_by_the_twin():
+    rule = build("clusters", clusters=5, samples=40, iterations=3, feature_budget=1)
+    rule.seed = 5
+    params = parameters_of(rule)
+    maps = {index for index, spec in enumerate(rule.specs[:-1]) if len(spec.shape) == 3}
+    assert maps == {0, 1}
+    inputs = [x for x, _ in batches()]
+    for number, phase in enumerate(rule.phases()):
+        rule.eval()
+        with torch.no_grad():
+            rule.prepare(phase, [(rule.features(x, number), y) for x, y in batches()])
+        rule.train()
+        if number - 1 in maps:
+            generator = torch.Generator().manual_seed(derive(rule.seed, "clusters", number))
+            points = sampled(inputs, generator, 40)
+            start = spread_centres(points, 5, generator)
+            assert {tuple(p) for p in start.tolist()} <= {tuple(p) for p in points.tolist()}
+            centres = clustering.k_means(points, start, 3)
+            torch.testing.assert_close(rule.net.blocks[number][0].centres, centres, **EXACT)
+            inputs = [clustering.replace_by_clusters(h, centres) for h in inputs]
+        for (x, y), h in zip(batches(), inputs, strict=True):
+            found = gradients_of(rule, rule.features(x, number), y, blocks=phase.blocks)
+            if number in maps:  # the twin's head reads the average over positions, as a budget of 1 does
+                head = [p.detach() for p in rule.objectives[number].parameters()]
+                expected = clustering.level_step(CASE.functions[number], params[number], head, h, y)
+                torch.testing.assert_close(found[number][0], expected.loss, **EXACT)
+                torch.testing.assert_close(found[number][2], expected.gradients, **EXACT)
+                torch.testing.assert_close(found[number][3], expected.head_gradients, **EXACT)
+            sgd(rule)
+            params = parameters_of(rule)
+        inputs = [CASE.functions[number](h, params[number]) for h in inputs]
+    rule.eval()
+    torch.testing.assert_close(rule.predict(batches()[0][0]), inputs[0], **EXACT)
+
+
+def test_k_means_is_that_of_the_twin_to_the_end():
+    generator = torch.Generator().manual_seed(0)
+    points, far = torch.randn(30, 2, generator=generator, dtype=torch.float64), torch.full((1, 2), 100.0).double()
+    start = torch.cat([points[:4], far, points[:1]])  # one centre gets no points, and one is there twice
+    for iterations in (0, 1, 2, 100):
+        expected = clustering.k_means(points, start, iterations)
+        torch.testing.assert_close(k_means(points, start, iterations), expected, **EXACT)
+    settled = k_means(points, start, 100)
+    assert torch.equal(settled[4:5], far)
+    assert nearest_centres(points, settled).tolist() == clustering.assign(points, settled)
+    assert nearest_centres(points[:1], start).tolist() == [0]
+
+
+def test_centres_start_apart_and_repeat_where_points_do():
+    points = torch.tensor([[0.0], [0.0], [0.0], [5.0]]).double()
+    for seed in range(8):
+        start = spread_centres(points, 3, torch.Generator().manual_seed(seed))
+        assert {0.0, 5.0} == set(start[:2].flatten().tolist())
+        assert len(start) == 3
+        assert torch.equal(start, spread_centres(points, 3, torch.Generator().manual_seed(seed)))
+
+
+def test_a_position_that_is_not_a_number_stays_so():
+    rule = build("clusters", clusters=2, samples=10)
+    with torch.no_grad():
+        rule.prepare(rule.phases()[1], [(rule.eval().features(x, 1), y) for x, y in batches()])
+    code = rule.net.blocks[1][0]
+    h = torch.randn(1, *rule.specs[0].shape, dtype=torch.float64)
+    h[0, 0, 0, 0] = torch.nan
+    assert code(h)[0, :, 0, 0].isnan().all()
+    assert code(h)[0, :, 0, 1:].isfinite().all()
+
+
+def test_what_cannot_be_clustered_is_refused():
+    rule = build("clusters", clusters=30, samples=30)
+    with pytest.raises(ValueError, match=r"clusters: the training set gives \d+ positions for 30 clusters of block '0'"):
+        rule.prepare(rule.phases()[1], [(torch.zeros(1, *rule.specs[0].shape)[:, :, :2, :2], torch.tensor([0]))])
+    net = localprop.LocalNetwork([nn.Linear(4, 5), nn.Linear(5, 3)])
+    for settings, message in (
+        ({}, r"no block before the last gives a map.*got outputs of shapes \[\(5,\), \(3,\)\]; use a convolutional"),
+        ({"clusters": 1}, "clusters: must be at least 2, got 1"),
+        ({"samples": 100}, "samples: must be at least the number of clusters, 128, got 100"),
+        ({"iterations": 0}, "iterations: must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            localprop.methods.build("clusters", net, num_classes=3, example=torch.zeros(1, 4), **settings)

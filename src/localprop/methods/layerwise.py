@@ -6,8 +6,8 @@ from localprop.citations import paper
 from localprop.methods.common import Specs
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import CrossEntropy, DeepPrediction
-from localprop.rules import Layerwise
+from localprop.objectives import CrossEntropy, DeepPrediction, LinearPrediction
+from localprop.rules import Clusters, Layerwise
 
 
 def layerwise(net: LocalNetwork, specs: Specs, *, aux_depth: int = 1) -> Layerwise:
@@ -20,6 +20,30 @@ def layerwise(net: LocalNetwork, specs: Specs, *, aux_depth: int = 1) -> Layerwi
     """
     hidden = [DeepPrediction(spec, depth=aux_depth) for spec in specs[:-1]]
     return Layerwise(net, [*hidden, CrossEntropy(specs[-1])])
+
+
+def clusters(
+    net: LocalNetwork,
+    specs: Specs,
+    *,
+    clusters: int = 128,
+    samples: int = 16384,
+    iterations: int = 20,
+    feature_budget: int = 2048,
+) -> Clusters:
+    """Train block after block by a linear classifier on its pooled output, and pass each position on as its cluster.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        clusters: K, clusters of the positions of a block's outputs.
+        samples: Positions that are clustered, drawn from all of the training set.
+        iterations: Most moves of the centres.
+        feature_budget: Most features that a classifier reads.
+    """
+    hidden = [LinearPrediction(spec, feature_budget=feature_budget) for spec in specs[:-1]]
+    objectives = [*hidden, CrossEntropy(specs[-1])]
+    return Clusters(net, objectives, clusters=clusters, samples=samples, iterations=iterations)
 
 
 METHODS = (
@@ -39,5 +63,15 @@ METHODS = (
             "milestones": (0.3, 0.6, 0.9),
             "gamma": 0.2,
         },
+    ),
+    Method(
+        "clusters",
+        "Layer-wise clustering: each position is passed on as its cluster",
+        "greedy",
+        2018,
+        paper("malach2018provably"),
+        clusters,
+        "one linear layer a block",
+        training={"lr": 0.005},
     ),
 )

@@ -4,6 +4,7 @@ from localprop.rules.averaged import GreedyAveraged
 from localprop.rules.backprop import Backprop
 from localprop.rules.base import Rule
 from localprop.rules.cascade import Cascade, CascadeClosedForm
+from localprop.rules.clusters import Clusters
 from localprop.rules.critic import LocalCritic
 from localprop.rules.direct_feedback import DirectFeedback
 from localprop.rules.feedback import FeedbackAlignment
@@ -22,6 +23,7 @@ __all__ = [
     "Backprop",
     "Cascade",
     "CascadeClosedForm",
+    "Clusters",
     "DirectFeedback",
     "EndToEndPatches",
     "FeedbackAlignment",
