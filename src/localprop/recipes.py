@@ -50,7 +50,12 @@ PUBLISHED: dict[tuple[str, str], TrainingRecipe] = {
 """(network, data set) -> settings."""
 
 # The nearest published setting, for pairs that the paper does not train.
-_DATA_LIKE = {"fashion-mini": "fashion-mnist", "cifar100-super": "cifar100", "svhn-extra": "svhn"}
+_DATA_LIKE = {
+    "fashion-mini": "fashion-mnist",
+    "hierarchical-digits": "mnist",
+    "cifar100-super": "cifar100",
+    "svhn-extra": "svhn",
+}
 _NETWORK_DEFAULT = {"conv": "mnist", "fc": "mnist", "vgg8b": "cifar10", "vgg11b": "cifar10", "mlp": "mnist"}
 
 DEFAULT = TrainingRecipe(

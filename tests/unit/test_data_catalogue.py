@@ -40,6 +40,7 @@ def test_every_entry_is_consistent() -> None:
         "fashion-mini": Augmentation(flip=True),
         "fashion-mnist": Augmentation(flip=True),
         "mnist": Augmentation(),
+        "hierarchical-digits": Augmentation(),
         "cifar10": Augmentation(crop_padding=4, flip=True),
         "cifar100": Augmentation(crop_padding=4, flip=True),
         "cifar100-super": Augmentation(crop_padding=4, flip=True),

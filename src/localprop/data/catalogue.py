@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from localprop.data import sources
+from localprop.data import hierarchical, sources
 from localprop.data.augment import Augmentation
 from localprop.data.entries import CATALOGUE, DataEntry
 from localprop.data.store import DataError, ImageData, ImageSet, channel_statistics, check_statistics
@@ -97,6 +97,9 @@ def _read_named(name: str, entry: DataEntry, root: str | None) -> sources.Splits
         return sources.read_embedded(entry.class_names)
     if entry.groups_of is not None:
         return _grouped(_read_named(entry.groups_of, CATALOGUE[entry.groups_of], root))
+    if entry.made_of is not None:
+        digits = _read_named(entry.made_of, CATALOGUE[entry.made_of], root)
+        return hierarchical.generate(digits, entry.num_train, entry.num_test)
     directory = sources.data_root(root)
     splits = sources.find(name, entry, directory)
     shape = tuple(splits.train.images.shape[1:])

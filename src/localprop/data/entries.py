@@ -34,6 +34,7 @@ class DataEntry:
         super_names: Names of groups of classes; none for most sets.
         super_of: The group of each class.
         groups_of: The set whose groups are this one's classes, where that is all the difference.
+        made_of: The set whose images this one is generated from; see `data.hierarchical`.
     """
 
     title: str
@@ -53,6 +54,7 @@ class DataEntry:
     super_names: tuple[str, ...] = ()
     super_of: tuple[int, ...] = ()
     groups_of: str | None = None
+    made_of: str | None = None
 
 
 _FASHION = DataEntry(
@@ -82,6 +84,23 @@ _FASHION = DataEntry(
     ),
     torchvision_name="FashionMNIST",
     stem="fashion-mnist",
+)
+
+_MNIST = DataEntry(
+    title="MNIST handwritten digits",
+    terms="CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges",
+    image_shape=(1, 28, 28),
+    num_train=60_000,
+    num_test=10_000,
+    class_names=tuple("0123456789"),
+    mean=(0.1307,),
+    std=(0.3081,),
+    augmentation=Augmentation(),
+    source=(
+        "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner. Gradient-Based Learning Applied to Document Recognition, 1998"
+    ),
+    torchvision_name="MNIST",
+    stem="mnist",
 )
 
 _CIFAR100 = DataEntry(
@@ -129,21 +148,15 @@ CATALOGUE: dict[str, DataEntry] = {
         stem="fashion-mini",
     ),
     "fashion-mnist": _FASHION,
-    "mnist": DataEntry(
-        title="MNIST handwritten digits",
-        terms="CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges",
-        image_shape=(1, 28, 28),
-        num_train=60_000,
-        num_test=10_000,
-        class_names=tuple("0123456789"),
-        mean=(0.1307,),
-        std=(0.3081,),
-        augmentation=Augmentation(),
-        source=(
-            "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner. Gradient-Based Learning Applied to Document Recognition, 1998"
-        ),
-        torchvision_name="MNIST",
-        stem="mnist",
+    "mnist": _MNIST,
+    "hierarchical-digits": replace(
+        _MNIST,
+        title="Hierarchical digits, generated from MNIST: a class is a grid of symbols, a symbol a patch of digits",
+        num_train=20_000,
+        num_test=4_000,
+        mean=None,
+        std=None,
+        made_of="mnist",
     ),
     "cifar10": DataEntry(
         title="CIFAR-10",
