@@ -356,8 +356,6 @@ def test_the_caller_never_runs_inside_the_rules_contexts(method: str):
     rule.autocast_dtype = torch.bfloat16
     optimizers = optimizers_of(rule)
     torch.manual_seed(5)
-    expected = [torch.rand(3) for _ in range(len(optimizers) + 1)]
-    torch.manual_seed(5)
     drawn = []
     for _ in stepped(rule, optimizers):
         assert not torch.is_autocast_enabled("cpu")
@@ -368,4 +366,5 @@ def test_the_caller_never_runs_inside_the_rules_contexts(method: str):
     assert not torch.is_autocast_enabled("cpu")
     assert torch.is_grad_enabled()
     drawn.append(torch.rand(3))
-    assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
+    torch.manual_seed(5)
+    assert all(torch.equal(found, torch.rand(3)) for found in drawn)

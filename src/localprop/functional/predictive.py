@@ -37,6 +37,6 @@ def lateral_inhibition(z: Tensor, weight: Tensor, channel_axis: int = 1) -> Tens
     sign = 1 - 2 * torch.eye(size, dtype=weight.dtype, device=weight.device)
     units = z.movedim(channel_axis, -1)
     channels = units.shape[-1]
-    groups = F.pad(units, (0, num_groups * size - channels)).unflatten(-1, (num_groups, size))
+    groups = F.pad(units, (0, num_groups * size - channels)).view(*units.shape[:-1], num_groups, size)
     inhibition = torch.einsum("...gj,gij->...gi", groups, weight.relu() * sign)
     return inhibition.flatten(-2)[..., :channels].movedim(-1, channel_axis)

@@ -84,9 +84,7 @@ class Clusters(Layerwise):
                 start = spread_centres(points, len(code.centres), generator)
                 code.fit(k_means(points, start, self.iterations))
 
-    def _drawn(
-        self, code: ClusterCode, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator
-    ) -> Tensor:
+    def _drawn(self, code: ClusterCode, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> Tensor:
         """Return the positions with the largest random keys of all, on the host in double precision."""
         kept, keys = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
         for x, _ in batches:
@@ -125,7 +123,7 @@ class ClusterCode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Code every position; nothing is differentiated."""
         if not self.fitted:
-            return x
+            return x.detach()
         with torch.no_grad(), full_precision(x):
             features = x.movedim(self.channel_axis, -1).to(self.centres.dtype)
             coded = self.centres[nearest_centres(features, self.centres)]

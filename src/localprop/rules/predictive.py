@@ -164,8 +164,8 @@ class PredictiveForwardForward(Chained):
             states = moved
             for index, target in enumerate([pixels, *states]):
                 if index < len(states):
-                    source = states[index] + self._drawn(self.generator_noise, states[index], "generator", number, index)
-                    source = normalise_activity(source, self.border)
+                    noise = self._drawn(self.generator_noise, states[index], "generator", number, index)
+                    source = normalise_activity(states[index] + noise, self.border)
                 else:
                     source = latent = latent.detach().requires_grad_()
                 loss = squared_error(self._predicted(index, source), target)
