@@ -337,8 +337,11 @@ def test_clusters_are_found_passed_on_and_trained_on_as_by_the_twin():
             sgd(rule)
             params = parameters_of(rule)
         inputs = [CASE.functions[number](h, params[number]) for h in inputs]
-    rule.eval()
-    torch.testing.assert_close(rule.predict(batches()[0][0]), inputs[0], **EXACT)
+    found = rule.eval().predict(batches()[0][0])
+    torch.testing.assert_close(found, inputs[0], **EXACT)
+    other = build("clusters", clusters=5, samples=40, iterations=3, feature_budget=1)
+    other.load_state_dict(rule.state_dict())  # the centres are state, and that they are there
+    assert torch.equal(other.eval().predict(batches()[0][0]), found)
 
 
 def test_k_means_is_that_of_the_twin_to_the_end():

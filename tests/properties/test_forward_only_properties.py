@@ -18,6 +18,7 @@ from localprop.functional.goodness import (
 )
 from localprop.functional.hebbian import competition
 from localprop.rules import forward_gradient
+from localprop.train.executor import LocalExecutor
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -111,6 +112,20 @@ def test_the_mean_forward_gradient_is_the_gradient(perturb: str, monkeypatch: py
     torch.testing.assert_close(total, list(torch.autograd.grad(loss, trained)), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("model", ["mlp", "conv"])
+def test_pff_learns_to_tell_prototypes_apart_in_every_block(model: str):
+    torch.manual_seed(0)
+    generator, y = torch.Generator().manual_seed(0), torch.arange(32) % 4
+    x = torch.randn(4, 1, 8, 8, generator=generator)[y] + 0.3 * torch.randn(32, 1, 8, 8, generator=generator)
+    net = localprop.models.get(model)((1, 8, 8), 4, width=0.125)
+    rule = localprop.methods.build("pff", net, num_classes=4, example=x)
+    executor = LocalExecutor(rule, lambda group: torch.optim.Adam(group, lr=0.001))
+    for number in range(20):
+        executor.step(number, x, y)
+    rule.eval()
+    assert all(bool((logits.argmax(1) == y).float().mean() > 0.9) for logits in rule.exits(x))
+
+
 @pytest.mark.parametrize(
     ("method", "values", "message"),
     [
@@ -123,6 +138,11 @@ def test_the_mean_forward_gradient_is_the_gradient(perturb: str, monkeypatch: py
         ("ff", {"label": "overlay"}, "label: 9 classes need as many pixels, the inputs have 8; use label 'pattern'"),
         ("symba", {"sharpness": 0.0}, "sharpness: must be positive and finite, got 0.0"),
         ("cwcomp", {}, "cwcomp: needs a channel for each of the 9 classes, block '0' has 6; use a wider network"),
+        ("pff", {"rounds": 0}, "rounds: must be at least 1, got 0"),
+        ("pff", {"threshold": 0.0}, "threshold: must be positive and finite, got 0.0"),
+        ("pff", {"noise": -0.1}, "noise: must be at least 0 and finite, got -0.1"),
+        ("pff", {"dampening": 1.0}, r"dampening: must be in \[0, 1\), got 1.0"),
+        ("pff", {"goodness": "max"}, "goodness: must be 'sum' or 'mean', got 'max'"),
         ("softhebb", {"temperature": 0.0}, "temperature: must be positive and finite, got 0.0"),
         ("softhebb", {"block": nn.LayerNorm(8)}, "softhebb: block '0' has no nn.Linear, nn.Conv1d or nn.Conv2d"),
         ("forward-gradient", {"perturb": "logits"}, "perturb: must be 'activities' or 'weights', got 'logits'"),
