@@ -104,7 +104,9 @@ _EXCEPTIONS: dict[str, Traits] = {
     "pepita": Traits(hidden_predictions=False, block_by_block=False),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
-    "pff": Traits(block_by_block=False, network_answers=False, repeats=True, moving_targets=frozenset({"block", "generator"})),
+    "pff": Traits(
+        block_by_block=False, network_answers=False, repeats=True, moving_targets=frozenset({"block", "generator"})
+    ),
     "simclr-local": Traits(block_by_block=False),
     **dict.fromkeys(("infomax", "cpc"), Traits(block_by_block=False, network_answers=False, refused=_FIXED_SIZE)),
     "drtp": Traits(hidden_predictions=False),
