@@ -22,6 +22,7 @@ CLASSES = 3
 BACKWARD = ("fa", "usf", "brsf", "frsf")
 DIRECT = ("dfa", "sdfa", "drtp")
 PROVED = (*BACKWARD, *DIRECT)
+VARIANTS = {"sdfa-centred": ("sdfa", {"centred": True})}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def expected_gradients(
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("method", PROVED)
+@pytest.mark.parametrize("method", [*PROVED, *VARIANTS])
 def test_losses_gradients_and_updates_are_those_of_the_twin(method: str, case: Case):
     torch.manual_seed(1)
     net = localprop.LocalNetwork(case.modules()).double()
@@ -111,7 +112,8 @@ def test_losses_gradients_and_updates_are_those_of_the_twin(method: str, case: C
         (torch.randn(3, *case.input_shape, generator=generator, dtype=torch.float64), torch.tensor(y))
         for y in ([0, 1, 0], [2, 0, 1], [1, 1, 1])
     ]
-    rule = localprop.methods.build(method, net, num_classes=CLASSES, example=batches[0][0]).double()
+    name, settings = VARIANTS.get(method, (method, {}))
+    rule = localprop.methods.build(name, net, num_classes=CLASSES, example=batches[0][0], **settings).double()
     optimizers = {key: torch.optim.SGD(group, lr=LR) for key, group in rule.parameter_groups().items()}
     for number, (x, y) in enumerate(batches):
         loss, expected = expected_gradients(method, case, rule, x, y, number)

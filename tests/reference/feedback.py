@@ -19,7 +19,7 @@ from .layers import conv2d, linear
 from .similarity import onehot
 from .training import Block, Groups, Step
 
-Signal = Literal["dfa", "sdfa", "drtp"]
+Signal = Literal["dfa", "sdfa", "sdfa-centred", "drtp"]
 LayerGradients = list[tuple[Tensor, Tensor]]
 """(gradient of the weight, gradient of the bias) of every layer."""
 
@@ -199,13 +199,18 @@ def fa_gradients(
 
 
 def signal_of(logits: Tensor, y: Tensor, signal: Signal) -> Tensor:
-    """What is sent to the hidden layers, (N, Z): e, sign(e) / N, or onehot / N."""
+    """What is sent to the hidden layers, (N, Z): e, sign(e) / N (or less its mean over classes), or onehot / N."""
     samples, classes = logits.shape
     if signal == "dfa":
         return cross_entropy_gradient(logits, y)
     if signal == "drtp":
         return onehot(y, classes) / samples
-    return torch.sign(cross_entropy_gradient(logits, y)) / samples
+    signs = torch.sign(cross_entropy_gradient(logits, y)) / samples
+    if signal == "sdfa-centred":
+        for n in range(samples):
+            mean = sum(float(signs[n, z]) for z in range(classes)) / classes
+            signs[n] = torch.stack([signs[n, z] - mean for z in range(classes)])
+    return signs
 
 
 def direct_error(signal: Tensor, matrix: Tensor) -> Tensor:

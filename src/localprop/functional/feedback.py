@@ -116,6 +116,12 @@ def softmax_error(logits: Tensor, target: Tensor) -> Tensor:
     return logits.softmax(1) - F.one_hot(target, logits.shape[1])
 
 
+def centred_sign(error: Tensor) -> Tensor:
+    """Return sign(e) minus its mean over the classes. Shape (N, Z)."""
+    sign = error.sign()
+    return sign - sign.mean(1, keepdim=True)
+
+
 def draw_projection(num_classes: int, shape: Sequence[int]) -> Tensor:
     """Draw B, which sends one number a class to a layer: uniform as by Kaiming, |B| <= sqrt(6 / units of the layer).
 

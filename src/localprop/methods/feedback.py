@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from localprop.citations import paper
-from localprop.functional.feedback import Initialisation, initial_magnitude, initial_std
+from localprop.functional.feedback import Initialisation, centred_sign, initial_magnitude, initial_std
 from localprop.methods.common import Specs
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
@@ -66,9 +66,16 @@ def direct_feedback(net: LocalNetwork, specs: Specs) -> DirectFeedback:
     return DirectFeedback(net, specs)
 
 
-def direct_sign_feedback(net: LocalNetwork, specs: Specs) -> DirectFeedback:
-    """Send the sign of the error straight to every block."""
-    return DirectFeedback(net, specs, torch.sign)
+def direct_sign_feedback(net: LocalNetwork, specs: Specs, *, centred: bool = False) -> DirectFeedback:
+    """Send the sign of the error straight to every block.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        centred: Whether the mean over classes is taken off the signs. It is the same for every sample, (Z - 2) / Z, and
+            pushes every unit one way for good.
+    """
+    return DirectFeedback(net, specs, centred_sign if centred else torch.sign)
 
 
 def random_target(net: LocalNetwork, specs: Specs) -> Greedy:
@@ -155,6 +162,7 @@ METHODS = (
         "frenkel2021learning",
         direct_sign_feedback,
         messages="errors",
+        training=_RANDOM,
         global_error=False,  # the sign of softmax - onehot is the label's alone
         passes=2,
     ),
