@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -34,7 +35,7 @@ class AuxiliaryNetwork(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the auxiliary network's logits, shape (N, Z)."""
         features = self.features(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype))
             return logits
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from localprop.functional.cascade import feedback_linear, sparsemax, sparsemax_loss
 from localprop.functional.pooling import pool_to_budget
+from localprop.functional.precision import at_least_single, full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -65,7 +66,7 @@ class CascadePrediction(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the predictor's logits, shape (N, Z)."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return F.linear(self.features(h), self.weight)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
@@ -102,7 +103,7 @@ class CascadeFeedback(CascadePrediction):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits = feedback_linear(self.features(h), self.weight, self.feedback)
         return LocalLoss(F.cross_entropy(logits, batch.target), logits)
 
@@ -125,7 +126,7 @@ class CascadeOutput(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return `h` itself, in at least float32."""
-        return h.to(torch.promote_types(h.dtype, torch.float32))
+        return at_least_single(h)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the logits `h`."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -44,7 +45,7 @@ class DeepPrediction(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the network's logits, shape (N, Z)."""
         features = _pool(self.layers(h))
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.classifier(features)
             return logits
 

@@ -18,6 +18,7 @@ from localprop.functional.dictionary import (
     orthogonal_embeddings,
     pool_embeddings,
 )
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -172,7 +173,7 @@ class DictionaryContrast(Objective):
         """Return the similarity of each sample with each class, shape (N, Z)."""
         features = self.averaged_features(h)
         # Z C products a sample: not worth half precision, whose scores of size sqrt(C) would lose digits.
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             if self.feature_projection is not None:
                 features = self.feature_projection(features)
             scores = dictionary_scores(features, self.block_embeddings(), self.similarity, self.temperature)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from localprop.functional.contrast import supervised_contrastive_loss
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -43,7 +43,7 @@ class FeatureContrast(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h` against the rest of the batch."""
         features = self.averaged_features(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
 
 
@@ -81,7 +81,7 @@ class HeadContrast(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
         features = self.head(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from localprop.functional.pooling import as_map, average_positions, map_shape, pool_to_budget
+from localprop.functional.precision import full_precision
 
 Head = Literal["linear", "mlp", "mlp-sr", "cnn"]
 
@@ -100,7 +101,7 @@ class PooledLinear(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map `h`."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             output: Tensor = self.linear(features)
             return output
 
@@ -158,7 +159,7 @@ class ConvolutionalHead(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map `h`."""
         features = average_positions(self.convolutions(h), self.channel_axis)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             output: Tensor = self.linear(features)
             return output
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.pooling import pool_map_to_budget, pool_to_budget
+from localprop.functional.precision import full_precision
 from localprop.functional.similarity import adjusted_cosine, feedback_linear, similarity_features, similarity_loss
 from localprop.objectives.base import Objective, Scored
 from localprop.objectives.prediction import pooled_features
@@ -72,7 +73,7 @@ class CodeSimilarity(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             features = similarity_features(pool_map_to_budget(h, self.feature_budget))
             wanted = adjusted_cosine(self.code.codes[batch.target])
             return LocalLoss(similarity_loss(features, wanted))
@@ -121,7 +122,7 @@ class CodePrediction(Objective):
     def predicted_bits(self, h: Tensor) -> Tensor:
         """Return the logit of every bit, shape (N, Q)."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return feedback_linear(features, self.weight, self.bias, self.feedback)
 
     def logits(self, h: Tensor) -> Tensor:
@@ -135,5 +136,5 @@ class CodePrediction(Objective):
         return LocalLoss(loss, self._class_logits(predicted.detach()))
 
     def _class_logits(self, predicted: Tensor) -> Tensor:
-        with torch.autocast(predicted.device.type, enabled=False):
+        with full_precision(predicted):
             return predicted @ self.code.bits.T

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
 from localprop.functional.pooling import pool_to_budget
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -54,7 +55,7 @@ class LinearPrediction(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the classifier's logits, shape (N, Z)."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.classifier(features)
             return logits
 

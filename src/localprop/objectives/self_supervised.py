@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from localprop.functional.info_nce import nt_xent_loss, row_info_nce_loss
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective
 from localprop.objectives.probe import Probe
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
@@ -39,7 +40,7 @@ class SelfSupervised(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`; logs both terms."""
         probe = self.probe(h, batch)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             loss = self.self_supervised_loss(h)
         logs = {"self_supervised": loss.detach(), "probe": probe.loss.detach()}
         return LocalLoss(loss + probe.loss, probe.logits, logs)

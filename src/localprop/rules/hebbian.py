@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from localprop.functional.hebbian import competition, oja_change
+from localprop.functional.precision import full_precision
 from localprop.network import LocalNetwork
 from localprop.objectives.base import Objective
 from localprop.rules.greedy import Greedy
@@ -96,7 +97,7 @@ class SoftHebb(Greedy):
         # Now, not after the block: what follows the layer may overwrite its output in place.
         torch.set_grad_enabled(False)
         axis = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        with torch.autocast(output.device.type, enabled=False):
+        with full_precision(output):
             u = output.detach().to(layer.weight.dtype)
             if layer.bias is not None:
                 u = u - layer.bias.view(-1, *[1] * (u.dim() - 1 - axis))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.distance import squared_error
-from localprop.functional.precision import at_least_single
+from localprop.functional.precision import at_least_single, full_precision
 from localprop.functional.target import difference_target, jacobian_loss, logit_gradient, target_loss
 from localprop.network import LocalNetwork, still_statistics
 from localprop.rules.base import groups_from_the_last, unique
@@ -169,7 +169,7 @@ class TargetPropagation(Chained):
 
     def _feed(self, index: int, h: Tensor) -> Tensor:
         """Run feedback in full precision: targets are small differences."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             fed: Tensor = self.feedback[index](at_least_single(h))
             return fed
 
