@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.cascade import feedback_linear, sparsemax, sparsemax_loss
+from localprop.functional import feedback
+from localprop.functional.cascade import sparsemax, sparsemax_loss
 from localprop.functional.pooling import pool_to_budget
 from localprop.functional.precision import at_least_single, full_precision
 from localprop.objectives.base import Objective
@@ -104,7 +105,7 @@ class CascadeFeedback(CascadePrediction):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
         with full_precision(h):
-            logits = feedback_linear(self.features(h), self.weight, self.feedback)
+            logits = feedback.linear(self.features(h), self.weight, feedback=self.feedback)
         return LocalLoss(F.cross_entropy(logits, batch.target), logits)
 
 

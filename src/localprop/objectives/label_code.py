@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.functional import feedback
 from localprop.functional.pooling import pool_map_to_budget, pool_to_budget
 from localprop.functional.precision import full_precision
-from localprop.functional.similarity import adjusted_cosine, feedback_linear, similarity_features, similarity_loss
+from localprop.functional.similarity import adjusted_cosine, similarity_features, similarity_loss
 from localprop.objectives.base import Objective, Scored
 from localprop.objectives.prediction import pooled_features
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
@@ -123,7 +124,7 @@ class CodePrediction(Objective):
         """Return the logit of every bit, shape (N, Q)."""
         features = pool_to_budget(h, self.feature_budget)
         with full_precision(h):
-            return feedback_linear(features, self.weight, self.bias, self.feedback)
+            return feedback.linear(features, self.weight, self.bias, feedback=self.feedback)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the log-likelihood of every class's bits up to a constant, shape (N, Z)."""
