@@ -6,7 +6,8 @@ from localprop.citations import paper
 from localprop.methods.common import Specs
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import CrossEntropy, DeepPrediction
+from localprop.objectives import AuxiliaryNetwork, CrossEntropy
+from localprop.objectives.heads import build_deep_head
 from localprop.rules import Layerwise
 
 
@@ -18,7 +19,9 @@ def layerwise(net: LocalNetwork, specs: Specs, *, aux_depth: int = 1) -> Layerwi
         specs: Its blocks.
         aux_depth: Layers of an auxiliary network, 1 .. 3.
     """
-    hidden = [DeepPrediction(spec, depth=aux_depth) for spec in specs[:-1]]
+    if not 1 <= aux_depth <= 3:
+        raise ValueError(f"aux_depth: must be 1, 2 or 3, got {aux_depth}")
+    hidden = [AuxiliaryNetwork(spec, build_deep_head(spec.shape, aux_depth)) for spec in specs[:-1]]
     return Layerwise(net, [*hidden, CrossEntropy(specs[-1])])
 
 

@@ -208,6 +208,32 @@ def build_head(head: Head, shape: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(AsMap(), coarse, *between, pool, flatten, *layers)
 
 
+def build_deep_head(shape: tuple[int, ...], depth: int) -> nn.Sequential:
+    """Build an auxiliary network of greedy layerwise training, without its classifier: pool(a_{k-1}( .. a_1(h))).
+
+    a_i(h) = relu(w_i * h + b_i) is a 3x3 convolution that keeps size and width, and pool averages a map to 2 x 2.
+    Tokens and flat outputs have linear layers in the place of convolutions; tokens are averaged over all positions,
+    and flat outputs stay as they are.
+
+    Args:
+        shape: One sample of the block's output, (C, H, W), (K, C) or (D,).
+        depth: k, the layers of the network, its classifier included; at least 1.
+
+    Cost: (k - 1) (9 C^2 + C) parameters for maps.
+
+    References: Belilovsky, Eickenberg and Oyallon, "Greedy Layerwise Learning Can Scale to ImageNet", ICML 2019,
+        arXiv:1812.11446.
+    """
+    is_map = len(shape) == 3
+    width = shape[0] if is_map else shape[-1]
+    layers: list[nn.Module] = []
+    for _ in range(depth - 1):
+        layers += [nn.Conv2d(width, width, 3, padding=1) if is_map else nn.Linear(width, width), nn.ReLU()]
+    if is_map:
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((min(2, shape[1]), min(2, shape[2]))), nn.Flatten())
+    return nn.Sequential(*layers, GlobalAverage(shape))
+
+
 def _convolutions(channels: int, kernel: tuple[int, int], depth: int) -> list[nn.Module]:
     modules: list[nn.Module] = []
     for _ in range(depth):
