@@ -7,8 +7,9 @@ from functools import partial
 from typing import Literal
 
 from localprop.citations import paper
+from localprop.errors import check_positive
 from localprop.functional.goodness import Border, Reduction, symmetric_loss, threshold_loss
-from localprop.methods.common import Specs
+from localprop.methods.common import Specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import ChannelCompetition, CrossEntropy, LinearPrediction, Probe, ProjectedGoodness
@@ -27,7 +28,7 @@ def mono_forward(net: LocalNetwork, specs: Specs) -> Greedy:
         net: The network.
         specs: Its blocks.
     """
-    return Greedy(net, [*(ProjectedGoodness(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+    return Greedy(net, objectives_of(specs, ProjectedGoodness))
 
 
 def channel_competition(net: LocalNetwork, specs: Specs) -> Greedy:
@@ -37,7 +38,7 @@ def channel_competition(net: LocalNetwork, specs: Specs) -> Greedy:
         net: The network.
         specs: Its blocks.
     """
-    return Greedy(net, [*(ChannelCompetition(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+    return Greedy(net, objectives_of(specs, ChannelCompetition))
 
 
 def forward_forward(
@@ -67,8 +68,7 @@ def forward_forward(
         peer_weight: Weight of peer normalisation; 0 leaves it out.
         inference: What answers: the goodness of every label, or a classifier on all activities.
     """
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold: must be positive and finite, got {threshold}")
+    check_positive("threshold", threshold)
     units = [math.prod(spec.shape) if goodness == "sum" else 1 for spec in specs[:-1]]
     return ForwardForward(
         net,
@@ -108,8 +108,7 @@ def symba(
         negatives: How wrong labels are drawn.
         inference: What answers: the goodness of every label, or a classifier on all activities.
     """
-    if not 0 < sharpness < math.inf:
-        raise ValueError(f"sharpness: must be positive and finite, got {sharpness}")
+    check_positive("sharpness", sharpness)
     return ForwardForward(
         net,
         specs,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from localprop.functional import feedback
 from localprop.functional.cascade import sparsemax, sparsemax_loss
-from localprop.functional.pooling import pool_to_budget
+from localprop.functional.pooling import num_pooled_features, pool_to_budget
 from localprop.functional.precision import at_least_single, full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
@@ -54,11 +54,9 @@ class CascadePrediction(Objective):
 
     def __init__(self, spec: BlockSpec, *, reading: Reading = "softmax", feature_budget: int = 2048) -> None:
         super().__init__(spec)
-        if feature_budget < 1:
-            raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
         self.reading = reading
         self.feature_budget = feature_budget
-        num_features = pool_to_budget(torch.zeros(1, *spec.shape), feature_budget).shape[1]
+        num_features = num_pooled_features(spec.shape, feature_budget)
         self.weight = nn.Parameter(torch.ones(spec.num_classes, num_features))
 
     def features(self, h: Tensor) -> Tensor:

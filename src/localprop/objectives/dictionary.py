@@ -6,20 +6,19 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.dictionary import (
     Reduction,
     Similarity,
     combine_embeddings,
     dictionary_scores,
-    information_bound,
     orthogonal_embeddings,
     pool_embeddings,
 )
 from localprop.functional.precision import full_precision
-from localprop.objectives.base import Objective
+from localprop.objectives.base import Objective, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 Initialisation = Literal["normal", "orthogonal"]
@@ -132,8 +131,7 @@ class DictionaryContrast(Objective):
         projection: Projection = "pool",
     ) -> None:
         super().__init__(spec)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+        check_positive("temperature", temperature)
         if similarity not in ("dot", "cosine"):
             raise ValueError(f"similarity: must be 'dot' or 'cosine', got {similarity!r}")
         if reduction not in ("logsumexp", "max"):
@@ -181,6 +179,4 @@ class DictionaryContrast(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`; logs the bound log Z - L on the information I(hbar; y)."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
+        return prediction_loss(self.logits(h), batch.target)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.contrast import supervised_contrastive_loss
 from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective, Scored
@@ -38,7 +38,8 @@ class FeatureContrast(Objective):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.07) -> None:
         super().__init__(spec)
-        self.temperature = _checked(temperature)
+        check_positive("temperature", temperature)
+        self.temperature = temperature
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h` against the rest of the batch."""
@@ -75,7 +76,8 @@ class HeadContrast(Objective):
         self, spec: BlockSpec, head: nn.Module, *, temperature: float = 0.07, scored: Scored = "output"
     ) -> None:
         super().__init__(spec, scored)
-        self.temperature = _checked(temperature)
+        check_positive("temperature", temperature)
+        self.temperature = temperature
         self.head = head
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
@@ -83,9 +85,3 @@ class HeadContrast(Objective):
         features = self.head(h)
         with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
-
-
-def _checked(temperature: float) -> float:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature: must be positive and finite, got {temperature}")
-    return temperature

@@ -8,10 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from localprop.functional.pooling import as_map, average_positions, map_shape, pool_to_budget
+from localprop.functional.pooling import as_map, average_positions, map_shape, num_pooled_features, pool_to_budget
 from localprop.functional.precision import full_precision
 
 Head = Literal["linear", "mlp", "mlp-sr", "cnn"]
+HIDDEN_WIDTH = 128
+"""Width between the linear layers of a `ConvolutionalHead`."""
 
 
 class AsMap(nn.Module):
@@ -93,10 +95,8 @@ class PooledLinear(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_outputs: int, *, feature_budget: int) -> None:
         super().__init__()
-        if feature_budget < 1:
-            raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
         self.feature_budget = feature_budget
-        self.linear = nn.Linear(pool_to_budget(torch.zeros(1, *shape), feature_budget).shape[1], num_outputs)
+        self.linear = nn.Linear(num_pooled_features(shape, feature_budget), num_outputs)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h`."""
@@ -107,7 +107,7 @@ class PooledLinear(nn.Module):
 
 
 class ConvolutionalHead(nn.Module):
-    """Map features to a vector: 3x3 convolutions, global averaging, linear layers with ReLU between them.
+    """Map features to a vector: 3x3 convolutions, global averaging, linear layers of width 128 with ReLU between them.
 
     A convolution doubles the channels and halves the map while there are fewer than `widest` channels, and keeps both
     after that; batch normalisation and ReLU follow it. Tokens and flat outputs meet the linear layers alone.
@@ -118,7 +118,6 @@ class ConvolutionalHead(nn.Module):
         num_convolutions: Number of convolutions, 0 or more.
         num_linear: Number of linear layers, 1 or more.
         widest: Most channels that a convolution makes of fewer.
-        hidden_width: Width between the linear layers.
 
     Shape: h (N, *shape), result (N, num_outputs), in at least float32.
 
@@ -137,7 +136,6 @@ class ConvolutionalHead(nn.Module):
         num_convolutions: int,
         num_linear: int,
         widest: int,
-        hidden_width: int = 128,
     ) -> None:
         super().__init__()
         self.channel_axis = 1 if len(shape) == 3 else -1
@@ -152,8 +150,8 @@ class ConvolutionalHead(nn.Module):
         self.convolutions = nn.Sequential(*convolutions)
         linear: list[nn.Module] = []
         for _ in range(num_linear - 1):
-            linear += [nn.Linear(width, hidden_width), nn.ReLU(inplace=True)]
-            width = hidden_width
+            linear += [nn.Linear(width, HIDDEN_WIDTH), nn.ReLU(inplace=True)]
+            width = HIDDEN_WIDTH
         self.linear = nn.Sequential(*linear, nn.Linear(width, num_outputs))
 
     def forward(self, h: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional import feedback
-from localprop.functional.pooling import pool_map_to_budget, pool_to_budget
+from localprop.functional.pooling import num_pooled_features, pool_map_to_budget, pool_to_budget
 from localprop.functional.precision import full_precision
 from localprop.functional.similarity import adjusted_cosine, similarity_features, similarity_loss
 from localprop.objectives.base import Objective, Scored
-from localprop.objectives.prediction import pooled_features
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -68,7 +67,7 @@ class CodeSimilarity(Objective):
         self, spec: BlockSpec, code: LabelCode, *, feature_budget: int = 2048, scored: Scored = "output"
     ) -> None:
         super().__init__(spec, scored)
-        pooled_features(self, feature_budget)  # refuses a budget out of its range
+        num_pooled_features(self.scored_shape, feature_budget)  # refuses a budget out of its range
         self.code = code
         self.feature_budget = feature_budget
 
@@ -114,7 +113,7 @@ class CodePrediction(Objective):
         super().__init__(spec, scored)
         self.code = code
         self.feature_budget = feature_budget
-        num_features, width = pooled_features(self, feature_budget), code.codes.shape[1]
+        num_features, width = num_pooled_features(self.scored_shape, feature_budget), code.codes.shape[1]
         self.weight = nn.Parameter(torch.zeros(width, num_features))
         self.bias = nn.Parameter(torch.zeros(width))
         bound = 1 / math.sqrt(num_features)

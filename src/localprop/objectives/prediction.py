@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.dictionary import information_bound
-from localprop.functional.pooling import pool_to_budget
+from localprop.functional.pooling import num_pooled_features, pool_to_budget
 from localprop.functional.precision import full_precision
-from localprop.objectives.base import Objective, Scored
+from localprop.objectives.base import Objective, Scored, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -47,7 +44,7 @@ class LinearPrediction(Objective):
     ) -> None:
         super().__init__(spec, scored)
         self.feature_budget = feature_budget
-        self.classifier = nn.Linear(pooled_features(self, feature_budget), spec.num_classes)
+        self.classifier = nn.Linear(num_pooled_features(self.scored_shape, feature_budget), spec.num_classes)
         if zero_classifier:
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
@@ -61,17 +58,4 @@ class LinearPrediction(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
-
-
-def pooled_features(objective: Objective, feature_budget: int) -> int:
-    """Count the features that `pool_to_budget` leaves of what an objective scores.
-
-    Raises:
-        ValueError: The budget is below 1.
-    """
-    if feature_budget < 1:
-        raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
-    return pool_to_budget(torch.zeros(1, *objective.scored_shape), feature_budget).shape[1]
+        return prediction_loss(self.logits(h), batch.target)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.info_nce import nt_xent_loss, row_info_nce_loss
 from localprop.functional.pooling import average_positions
 from localprop.functional.precision import full_precision
@@ -69,8 +69,7 @@ class ViewContrast(SelfSupervised):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.5, projection: int = 128) -> None:
         super().__init__(spec)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+        check_positive("temperature", temperature)
         if projection < 1:
             raise ValueError(f"projection: must be at least 1, got {projection}")
         self.temperature = temperature

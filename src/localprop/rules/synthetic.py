@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from localprop.errors import check_positive
 from localprop.functional.distance import squared_error
 from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork
@@ -63,8 +64,7 @@ class SyntheticGradients(Chained):
                 f"synthesisers and inputs: need {len(net) - 1} of the first, and as many or none of the second, got "
                 f"{len(synthesisers)} and {len(inputs)}"
             )
-        if not 0 < hidden_lr < torch.inf:
-            raise ValueError(f"hidden_lr: must be positive and finite, got {hidden_lr}")
+        check_positive("hidden_lr", hidden_lr)
         self.hidden_lr = hidden_lr
         self.synthesisers = nn.ModuleDict({str(index): module for index, module in enumerate(synthesisers)})
         self.inputs = nn.ModuleDict({str(index + 1): module for index, module in enumerate(inputs)})
