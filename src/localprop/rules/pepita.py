@@ -68,9 +68,8 @@ class Pepita(Rule):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for: the error comes from the last one.
         """
+        self.refuse_stretch(blocks, "pepita's error passes through the whole network", "use all blocks")
         whole = range(len(self.net))
-        if blocks is not None and blocks != whole:
-            raise ValueError(f"blocks: pepita's error passes through the whole network, got {blocks}; use them all")
         self.check_batch(x, y, whole)
         self._passes += 1
         groups = self.parameter_groups()
