@@ -154,6 +154,21 @@ def run_flags(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[dict[
     return flags, problems
 
 
+def flags_of(method: str, methods: Sequence[str], flags: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the settings that other methods of the comparison have and this one has not."""
+
+    def has(name: str, key: str) -> bool:
+        try:
+            return key.removeprefix("method.") in find("method", name).settings
+        except ValueError:  # an unknown method: reported when its settings are resolved
+            return False
+
+    foreign = {key for key in flags if key.startswith("method.") and not has(method, key)}
+    return {
+        key: text for key, text in flags.items() if key not in foreign or not any(has(name, key) for name in methods)
+    }
+
+
 def add_component_settings(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> None:
     """Add the settings of the components that a command line names to the help.
 

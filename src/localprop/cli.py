@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import io
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from localprop import arguments as accepted
+from localprop import streams
 from localprop.errors import nearest
 from localprop.train.components import find
 from localprop.train.config import DEFAULT_NAMES, ConfigError, Resolved, resolve
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after `localprop`; by default those of the process.
     """
-    _open_standard_streams()
+    streams.open_all()
     try:
         with answering_signals(signal.default_int_handler):  # SIGTERM ends a command as Ctrl-C does
             code = _run(accepted.normalised(sys.argv[1:] if argv is None else argv))
@@ -42,36 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse, after --help and --version
         return int(end.code or 0)
     except KeyboardInterrupt:
-        _say("interrupted")
+        streams.say("interrupted")
         return 130
     except BrokenPipeError:  # the reader has seen enough, as in `localprop methods | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.lead_nowhere(sys.stdout)
         return 0
     except (ValueError, OSError) as error:
-        _say(*(f"error: {line}" for line in (str(error) or repr(error)).splitlines()))
+        streams.say(*(f"error: {line}" for line in (str(error) or repr(error)).splitlines()))
         return 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _say(f"error: {_memory_ran_out(error)}")
+        streams.say(f"error: {_memory_ran_out(error)}")
         return 2
     return code
-
-
-def _open_standard_streams() -> None:
-    """Lead streams that the caller has closed to nowhere, and let standard output take every letter.
-
-    Else the next file opened takes the number of a closed stream.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)
-            if descriptor != number:
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 # for good
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # no result is lost for a letter that a terminal has not
 
 
 def _run(words: list[str]) -> int:
@@ -114,7 +97,7 @@ def _methods(arguments: argparse.Namespace, rest: list[str]) -> int:
     accepted.refuse(arguments.parser, rest)
     from localprop.methods import catalogue
 
-    return _list([method.row() for method in catalogue().values()], ("name", "year", "title"), arguments.json)
+    return _show([method.row() for method in catalogue().values()], ("name", "year", "title"), arguments.json)
 
 
 def _models(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -125,7 +108,7 @@ def _models(arguments: argparse.Namespace, rest: list[str]) -> int:
     for name, factory in CATALOGUE.items():
         defaults = {key: parameter.default for key, parameter in find("model", name).settings.items()}
         rows.append({"name": name, "title": (inspect.getdoc(factory) or "").partition("\n")[0], "settings": defaults})
-    return _list(rows, ("name", "title"), arguments.json)
+    return _show(rows, ("name", "title"), arguments.json)
 
 
 def _data(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -134,7 +117,7 @@ def _data(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     columns = ("title", "image_shape", "num_train", "num_test", "class_names", "terms", "source")
     rows = [{"name": name, **{key: getattr(entry, key) for key in columns}} for name, entry in CATALOGUE.items()]
-    return _list(rows, ("name", "num_train", "num_test", "title"), arguments.json)
+    return _show(rows, ("name", "num_train", "num_test", "title"), arguments.json)
 
 
 def _cite(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -152,7 +135,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     resolved = _resolved(arguments, flags, problems)
     config = resolved.config
     if arguments.print_config:
-        _say(*resolved.notes)
+        streams.say(*resolved.notes)
         print(config.to_yaml(), end="")
         return 0
     default = f"{config.method.name}-{config.model.name}-{config.data.name}-seed{config.seed}"
@@ -180,7 +163,7 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     found: list[Resolved] = []
     notes: list[str] = []
     for method in methods or [DEFAULT_NAMES["method"]]:
-        own = {**_flags_of(method, methods, flags), "method": method, "seed": "0"}
+        own = {**accepted.flags_of(method, methods, flags), "method": method, "seed": "0"}
         try:
             found.append(_resolved(arguments, own, problems))
         except ConfigError as error:
@@ -216,7 +199,7 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:
     from localprop.infer.predict import predict
 
     rows = predict(arguments.directory, arguments.images, allow_imports=arguments.allow_imports)
-    return _list(rows, tuple(rows[0]), arguments.json)
+    return _show(rows, tuple(rows[0]), arguments.json)
 
 
 Command = Callable[[argparse.Namespace, list[str]], int]
@@ -243,37 +226,22 @@ def _resolved(arguments: argparse.Namespace, flags: Mapping[str, str], problems:
     return resolved
 
 
-def _flags_of(method: str, methods: Sequence[str], flags: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the settings that other methods of the comparison have and this one has not."""
-
-    def has(name: str, key: str) -> bool:
-        try:
-            return key.removeprefix("method.") in find("method", name).settings
-        except ValueError:  # an unknown method: reported when its settings are resolved
-            return False
-
-    foreign = {key for key in flags if key.startswith("method.") and not has(method, key)}
-    return {
-        key: text for key, text in flags.items() if key not in foreign or not any(has(name, key) for name in methods)
-    }
-
-
 def _trained(train: Callable[[], object]) -> int:
     try:
         train()
     except TrainingError as error:
-        _say(f"error: {error}")
+        streams.say(f"error: {error}")
         return 3
     except Interrupted as error:
-        _say(str(error))
+        streams.say(str(error))
         return 130
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _say(f"error: {_memory_ran_out(error)}, a smaller --batch-size, or --accumulate 2")
+        streams.say(f"error: {_memory_ran_out(error)}, a smaller --batch-size, or --accumulate 2")
         return 3
     except BrokenPipeError:  # nobody reads the progress any more, as in `localprop train 2>&1 | head`: not done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        streams.lead_nowhere(sys.stderr)
         return 130
     return 0
 
@@ -293,18 +261,9 @@ def _default_directory(name: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
 
 
-def _list(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> int:
+def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
-        return 0
-    cells = [[str(row[column]) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        streams.print_table(rows, columns)
     return 0
-
-
-def _say(*lines: str) -> None:
-    with suppress(OSError):  # with nobody to tell, the exit code has to do
-        for line in lines:
-            print(f"localprop: {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from localprop.functional.contrast import supervised_contrastive_loss
 from localprop.functional.dictionary import information_bound, orthogonal_embeddings, pool_embeddings
@@ -16,6 +16,7 @@ from localprop.infer.ensemble import ensemble_probabilities, ensemble_weights
 from localprop.objectives import DictionaryContrast, FeatureContrast, LabelDictionary
 from localprop.train import schedule
 from localprop.types import BlockSpec, LocalBatch
+from tests.by_hand import randn
 from tests.reference import contrast, optim, prediction
 from tests.reference import dictionary as twin
 
@@ -23,10 +24,6 @@ EXACT = {"rtol": 1e-9, "atol": 1e-12}
 CLASSES = 3
 SHAPES = {"image": (4, 3, 2), "tokens": (5, 4), "flat": (12,)}
 """One sample of every kind of output; the flat one is averaged over 3 chunks, so that all have C = 4."""
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(actual: object, expected: object) -> None:

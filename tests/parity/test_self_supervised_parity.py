@@ -10,6 +10,7 @@ import localprop
 from localprop.functional.info_nce import nt_xent_loss, row_info_nce_loss
 from localprop.functional.views import grid_patches, grid_shape
 from localprop.objectives import RowPrediction
+from tests.by_hand import randn
 from tests.reference import self_supervised as twin
 from tests.reference.dictionary import cross_entropy
 from tests.reference.layers import LinearLayer
@@ -18,10 +19,6 @@ from tests.reference.prediction import pooled_features, pred_logits
 PROVED = ("simclr-local", "infomax", "cpc")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 CLASSES = 3
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(actual: object, expected: object) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scalars import dot, mean, total
+from .scalars import mean, total
 
 BATCH_NORM_EPS = 1e-5
 
@@ -44,14 +44,18 @@ def relu(h: Tensor) -> Tensor:
     return h * (h.detach() > 0).double()
 
 
+def channel_vectors(h: Tensor) -> list[list[tuple[Tensor, ...]]]:
+    """Cut (N, C, H, W) into vectors [n][i][j] of length C; cheaper than indices, whose gradients are as large as h."""
+    return [[row.unbind() for row in image.unbind()] for image in h.movedim(1, -1).unbind()]
+
+
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(N, D) -> (N, D')."""
-    outputs, inputs = weight.shape
+    unit_weights = weight.unbind()
     rows = []
-    for n in range(h.shape[0]):
-        vector = [h[n, d] for d in range(inputs)]
-        row = [dot([weight[o, d] for d in range(inputs)], vector) for o in range(outputs)]
-        rows.append(torch.stack([row[o] if bias is None else row[o] + bias[o] for o in range(outputs)]))
+    for sample in h.unbind():
+        row = [(unit_weight * sample).sum() for unit_weight in unit_weights]
+        rows.append(torch.stack(row if bias is None else [row[o] + bias[o] for o in range(len(row))]))
     return torch.stack(rows)
 
 
@@ -60,6 +64,7 @@ def conv2d(h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     samples, _, height, width = h.shape
     outputs, _, kh, kw = weight.shape
     rows, columns = (height + 2 * padding - kh) // stride + 1, (width + 2 * padding - kw) // stride + 1
+    pixels, taps = channel_vectors(h), channel_vectors(weight)
     values = []
     for n in range(samples):
         for o in range(outputs):
@@ -70,7 +75,7 @@ def conv2d(h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
                         for q in range(kw):
                             a, b = i * stride + p - padding, j * stride + q - padding
                             if 0 <= a < height and 0 <= b < width:
-                                terms.append((weight[o, :, p, q] * h[n, :, a, b]).sum())
+                                terms.append((taps[o][p][q] * pixels[n][a][b]).sum())
                     values.append(total(terms))
     return torch.stack(values).reshape(samples, outputs, rows, columns)
 

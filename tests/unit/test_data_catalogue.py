@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,9 +127,9 @@ def test_settings_override_the_defaults() -> None:
         ({"cutout": -1}, "cutout must be 0 or more pixels a side, got -1"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        data.load("fashion-mini", **settings)  # type: ignore[arg-type]
+        data.load("fashion-mini", **settings)
 
 
 @pytest.mark.parametrize(

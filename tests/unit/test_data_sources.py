@@ -11,6 +11,7 @@ import pickle
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -67,9 +68,9 @@ def write_parquet(
     pq.write_table(table, path)
 
 
-def write_pair(root: Path, name: str, images: Pixels, labels: Sequence[int], **options: object) -> None:
+def write_pair(root: Path, name: str, images: Pixels, labels: Sequence[int], **options: Any) -> None:
     for split in ("train", "test"):
-        write_parquet(root / f"{name}-{split}.parquet", [encoded(image) for image in images], labels, **options)  # type: ignore[arg-type]
+        write_parquet(root / f"{name}-{split}.parquet", [encoded(image) for image in images], labels, **options)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

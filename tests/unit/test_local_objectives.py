@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import localprop
+from localprop.functional import feedback
 from localprop.functional.information import linear_schedule, upsample
-from localprop.functional.similarity import adjusted_cosine, feedback_linear, label_similarity, similarity_loss
+from localprop.functional.similarity import adjusted_cosine, label_similarity, similarity_loss
 from localprop.objectives import (
     CodePrediction,
     ConvolutionalHead,
@@ -95,7 +96,9 @@ def test_backprop_free_methods_send_no_error_through_what_they_train(method: str
 
 def test_feedback_linear_passes_gradcheck_where_the_feedback_is_the_weight():
     x, weight, bias = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((4, 3), (2, 3), (2,)))
-    assert torch.autograd.gradcheck(lambda x, b: feedback_linear(x, weight.detach(), b, weight.detach()), (x, bias))
+    assert torch.autograd.gradcheck(
+        lambda x, b: feedback.linear(x, weight.detach(), b, feedback=weight.detach()), (x, bias)
+    )
 
 
 def test_the_classes_of_a_code_are_predicted_by_the_likelihood_of_their_bits():

@@ -5,41 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from tests.by_hand import close, head_loss, hidden, linear, randn, tensor
 from tests.reference import auxiliary as twin
 from tests.reference import greedy, overlap
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 1, 2])
 LR = 0.1
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
-
-def hidden(x: Tensor, p: list[Tensor]) -> Tensor:
-    return torch.tanh(x @ p[0].T)
-
-
-def readout(x: Tensor, p: list[Tensor]) -> Tensor:
-    return x @ p[0].T
-
-
-def head_loss(h: Tensor, head: list[Tensor], y: Tensor) -> Tensor:
-    return F.cross_entropy(h @ head[0].T if head else h, y)
-
-
-BLOCKS = [hidden, hidden, hidden, readout]
+BLOCKS = [hidden, hidden, hidden, linear]
 PARAMS = [[randn(4, 5, seed=1)], [randn(6, 4, seed=2)], [randn(5, 6, seed=3)], [randn(3, 5, seed=4)]]
 X = randn(3, 5)
 
@@ -71,7 +46,7 @@ def test_ema_by_hand() -> None:
 
 def test_the_average_passes_gradients_to_its_input_alone() -> None:
     x, copy, average = randn(2, 4).requires_grad_(), randn(3, 4, seed=1), randn(3, 4, seed=2).requires_grad_()
-    output = twin.momentum_output(readout, x, [copy], [average])
+    output = twin.momentum_output(linear, x, [copy], [average])
     close(output, x @ (copy + average).T)
     gradients = torch.autograd.grad(output.sum(), [x, average], allow_unused=True)
     close(gradients[0], (copy + average).sum(0).expand(2, 4))

@@ -9,40 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import close, convnet, mlp, randn, tensor
 from tests.reference import feedback as twin
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 2])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
-
-def mlp() -> tuple[list[twin.Layer], Tensor]:
-    layers = [
-        twin.Layer(randn(4, 5, seed=1), randn(4, seed=2), twin.TANH),
-        twin.Layer(randn(6, 4, seed=3), randn(6, seed=4), twin.RELU),
-        twin.Layer(randn(3, 6, seed=5), randn(3, seed=6)),
-    ]
-    return layers, randn(2, 5)
-
-
-def convnet() -> tuple[list[twin.Layer], Tensor]:
-    layers = [
-        twin.Layer(randn(3, 2, 3, 3, seed=1), randn(3, seed=2), twin.TANH, padding=1, pool=2),
-        twin.Layer(randn(4, 3, 3, 3, seed=3), randn(4, seed=4), twin.RELU, stride=2, padding=1),
-        twin.Layer(randn(3, 4, seed=5), randn(3, seed=6)),
-    ]
-    return layers, randn(2, 2, 4, 4)
 
 
 def activate(layer: twin.Layer, a: Tensor) -> Tensor:

@@ -9,21 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import close, randn, tensor
 from tests.reference import goodness as twin
-
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
 
 
 def hidden(x: Tensor, theta: list[Tensor]) -> Tensor:

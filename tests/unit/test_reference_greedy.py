@@ -9,24 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import close, randn, tensor
 from tests.reference import greedy as twin
 from tests.reference.layers import ConvLayer, LinearLayer
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 1, 2])
 LR = 0.1
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
 
 
 def normalised(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

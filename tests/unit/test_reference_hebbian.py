@@ -9,23 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import close, hidden, randn, tensor
 from tests.reference import hebbian as twin
 from tests.reference.training import backprop_step
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 2, 1])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
 
 
 # ---------------------------------------------------------------- SoftHebb
@@ -87,10 +75,6 @@ def test_triangle() -> None:
 
 
 # ---------------------------------------------------------------- forward gradients
-
-
-def hidden(x: Tensor, theta: list[Tensor]) -> Tensor:
-    return torch.tanh(x @ theta[0].T)
 
 
 def linear(x: Tensor, theta: list[Tensor]) -> Tensor:

@@ -7,22 +7,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from tests.by_hand import close, randn
 from tests.reference import information as twin
 from tests.reference.contrast import supervised_contrastive_loss
 from tests.reference.layers import ConvLayer, LinearLayer
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 1, 0])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
 
 
 def decoder(channels: int, colours: int) -> twin.Decoder:

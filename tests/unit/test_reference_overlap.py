@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from tests.by_hand import close, head_loss, hidden, linear, randn
 from tests.reference import greedy, training
 from tests.reference import overlap as twin
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 1, 2])
 LR = 0.1
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
-
-def hidden(x: Tensor, p: list[Tensor]) -> Tensor:
-    return torch.tanh(x @ p[0].T)
-
-
-def readout(x: Tensor, p: list[Tensor]) -> Tensor:
-    return x @ p[0].T
-
-
-BLOCKS = [hidden, hidden, hidden, readout]
+BLOCKS = [hidden, hidden, hidden, linear]
 PARAMS = [[randn(4, 5, seed=1)], [randn(6, 4, seed=2)], [randn(5, 6, seed=3)], [randn(3, 5, seed=4)]]
 X = randn(3, 5)
-
-
-def head_loss(h: Tensor, head: list[Tensor], y: Tensor) -> Tensor:
-    return F.cross_entropy(h @ head[0].T if head else h, y)
 
 
 def test_windows() -> None:
@@ -67,7 +45,7 @@ def test_one_window_is_backpropagation() -> None:
 def test_a_shared_block_gets_the_sum() -> None:
     head = [randn(3, 5, seed=9)]
     step = twin.overlap_step(BLOCKS, PARAMS, [(0, 3), (2, 4)], [head, []], [head_loss] * 2, X, Y, LR)
-    first = training.backprop_step([*BLOCKS[:3], readout], [*PARAMS[:3], head], X, Y, LR)
+    first = training.backprop_step([*BLOCKS[:3], linear], [*PARAMS[:3], head], X, Y, LR)
     x2 = hidden(hidden(X, PARAMS[0]), PARAMS[1])
     second = training.backprop_step(BLOCKS[2:], PARAMS[2:], x2, Y, LR)
     close(step.losses, [first.losses[-1], second.losses[-1]])

@@ -5,24 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from tests.by_hand import close, randn, tensor
 from tests.reference import patches as twin
-
-CLOSE = {"rtol": 1e-9, "atol": 1e-11}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
 
 IMAGES = randn(2, 2, 4, 5)
 PATCHES = twin.choose_patches(IMAGES, 2, [(0, 0, 0), (0, 2, 3), (1, 1, 1), (1, 0, 2), (0, 1, 2), (1, 2, 0)])

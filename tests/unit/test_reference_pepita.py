@@ -4,43 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
+from tests.by_hand import close, convnet, mlp, randn, tensor
 from tests.reference import feedback
 from tests.reference import pepita as twin
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 2])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
-
-def mlp() -> tuple[list[feedback.Layer], Tensor]:
-    layers = [
-        feedback.Layer(randn(4, 5, seed=1), randn(4, seed=2), feedback.TANH),
-        feedback.Layer(randn(6, 4, seed=3), randn(6, seed=4), feedback.RELU),
-        feedback.Layer(randn(3, 6, seed=5), randn(3, seed=6)),
-    ]
-    return layers, randn(2, 5)
-
-
-def convnet() -> tuple[list[feedback.Layer], Tensor]:
-    layers = [
-        feedback.Layer(randn(3, 2, 3, 3, seed=1), randn(3, seed=2), feedback.TANH, padding=1, pool=2),
-        feedback.Layer(randn(4, 3, 3, 3, seed=3), randn(4, seed=4), feedback.RELU, stride=2, padding=1),
-        feedback.Layer(randn(3, 4, seed=5), randn(3, seed=6)),
-    ]
-    return layers, randn(2, 2, 4, 4)
 
 
 def test_pepita_by_hand() -> None:

@@ -6,31 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import close, hidden, linear, randn, tensor
 from tests.reference import synthetic as twin
 from tests.reference.training import backprop_step
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Y = torch.tensor([0, 2, 1])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: object, expected: object) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
-
-
-def hidden(x: Tensor, theta: list[Tensor]) -> Tensor:
-    return torch.tanh(x @ theta[0].T)
-
-
-def linear(x: Tensor, theta: list[Tensor]) -> Tensor:
-    return x @ theta[0].T
 
 
 def constant(h: Tensor, condition: Tensor | None, theta: list[Tensor]) -> Tensor:

@@ -9,22 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.by_hand import CLOSE, close, randn, tensor
 from tests.reference import dictionary, training
 
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 Z = 3
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tensor(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: Tensor | None, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, **CLOSE)
 
 
 def pooled(embeddings: Tensor, width: int) -> Tensor:

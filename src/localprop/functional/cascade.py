@@ -1,8 +1,6 @@
-"""The cascade of predictors: sparsemax, predictors in closed form, and feedback through a fixed matrix."""
+"""The cascade of predictors: sparsemax, and predictors in closed form."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,29 +63,3 @@ def ridge_weights(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solution: Tensor = torch.linalg.solve(gram + ridge * scale * identity, cross)
     return solution
-
-
-class _FeedbackLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, feedback: Tensor) -> Tensor:
-        ctx.save_for_backward(features, feedback)
-        return features @ weight.T
-
-    @staticmethod
-    def backward(ctx: Any, error: Tensor) -> tuple[Tensor, Tensor, None]:
-        features, feedback = ctx.saved_tensors
-        return error @ feedback, error.T @ features, None
-
-
-def feedback_linear(features: Tensor, weight: Tensor, feedback: Tensor) -> Tensor:
-    """Return features W^T, with e B in the place of e W as the gradient of the features for an error e at the output.
-
-    Args:
-        features: Shape (N, P).
-        weight: W. Shape (Z, P).
-        feedback: B, fixed. Shape (Z, P).
-
-    Shape: (N, Z).
-    """
-    output: Tensor = _FeedbackLinear.apply(features, weight, feedback)
-    return output

@@ -125,6 +125,17 @@ def pool_to_budget(h: Tensor, budget: int) -> Tensor:
     return pool_map_to_budget(h, budget).flatten(1)
 
 
+def num_pooled_features(shape: tuple[int, ...], budget: int) -> int:
+    """Count the features that `pool_to_budget` leaves of a sample of shape `shape`.
+
+    Raises:
+        ValueError: The budget is below 1.
+    """
+    if budget < 1:
+        raise ValueError(f"feature_budget: must be at least 1, got {budget}")
+    return pool_to_budget(torch.zeros(1, *shape), budget).shape[1]
+
+
 def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return the shape (C, H, W) that `as_map` gives a sample of a block's output.
 

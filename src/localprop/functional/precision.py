@@ -14,7 +14,7 @@ def at_least_single(h: Tensor) -> Tensor:
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
-def full_precision(x: Tensor) -> AbstractContextManager[None]:
+def full_precision(x: Tensor) -> AbstractContextManager[None, None]:
     """Switch autocast off inside, on the device of `x`, where the device has it (that of shapes alone has none)."""
     if not torch.amp.is_autocast_available(x.device.type):
         return contextlib.nullcontext()

@@ -1,12 +1,10 @@
-"""Similarity matching and its targets, and a linear layer whose error goes back through fixed weights.
+"""Similarity matching and its targets.
 
 References:
     Nokland and Eidnes, "Training Neural Networks with Local Error Signals", ICML 2019, arXiv:1901.06656.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,34 +69,3 @@ def similarity_loss(features: Tensor, wanted: Tensor) -> Tensor:
     Cost: N^2 similarities.
     """
     return F.mse_loss(adjusted_cosine(features), wanted.to(features.dtype))
-
-
-class _FeedbackLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor) -> Tensor:
-        ctx.save_for_backward(x, feedback)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, feedback = ctx.saved_tensors
-        return grad @ feedback, grad.T @ x, grad.sum(0), None
-
-
-def feedback_linear(x: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor) -> Tensor:
-    """Apply a linear layer trained by feedback alignment: y = x W^T + b, but grad x = (grad y) B.
-
-    Args:
-        x: Shape (N, P).
-        weight: W, which gets its usual gradient. Shape (Q, P).
-        bias: b, likewise. Shape (Q,).
-        feedback: B, which carries the error back in place of W and gets no gradient. Shape (Q, P).
-
-    Shape: (N, Q).
-
-    References:
-        Lillicrap et al., "Random synaptic feedback weights support error backpropagation for deep learning",
-        Nature Communications 2016.
-    """
-    output: Tensor = _FeedbackLinear.apply(x, weight, bias, feedback)
-    return output

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from localprop.objectives import CrossEntropy, Objective
 from localprop.types import BlockSpec
 
 Specs = Sequence[BlockSpec]
+
+
+def objectives_of(specs: Specs, hidden: Callable[[BlockSpec], Objective]) -> list[Objective]:
+    """Return the objective of every block: `hidden(spec)` of the hidden ones, and cross-entropy of the last."""
+    return [*(hidden(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])]
 
 
 def hidden_specs(specs: Specs, chunks: int | None) -> list[BlockSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from localprop.citations import paper
-from localprop.methods.common import Specs, hidden_specs
+from localprop.methods.common import Specs, hidden_specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import (
@@ -85,7 +85,7 @@ def contrast_and_reconstruction(
         reconstruction = Reconstruction(spec, specs[0].input_shape, scored=scored)
         return WeightedSum({"contrast": (1.0, contrast), "reconstruction": (reconstruction_weight, reconstruction)})
 
-    return Greedy(net, [*(objective(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def _contrast(spec: BlockSpec, temperature: float, width: int, feature_budget: int, scored: Scored) -> HeadContrast:

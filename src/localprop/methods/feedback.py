@@ -11,10 +11,10 @@ from torch import Tensor
 
 from localprop.citations import paper
 from localprop.functional.feedback import Initialisation, centred_sign, initial_magnitude, initial_std
-from localprop.methods.common import Specs
+from localprop.methods.common import Specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import CrossEntropy, RandomTargetProjection
+from localprop.objectives import RandomTargetProjection
 from localprop.rules import DirectFeedback, FeedbackAlignment, Greedy, Rule
 from localprop.rules.feedback import RandomFeedback, RedrawnSignFeedback, SignFeedback
 
@@ -80,7 +80,7 @@ def direct_sign_feedback(net: LocalNetwork, specs: Specs, *, centred: bool = Fal
 
 def random_target(net: LocalNetwork, specs: Specs) -> Greedy:
     """Send the target straight to every block."""
-    return Greedy(net, [*(RandomTargetProjection(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+    return Greedy(net, objectives_of(specs, RandomTargetProjection))
 
 
 _RANDOM = {"lr": 0.005}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from localprop.citations import paper
 from localprop.functional.targets import spaced
-from localprop.methods.common import Specs
+from localprop.methods.common import Specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork, body_and_tail
 from localprop.objectives import (
@@ -14,7 +12,6 @@ from localprop.objectives import (
     CoarsePrediction,
     CrossEntropy,
     ImagePrediction,
-    Objective,
     RotationPrediction,
 )
 from localprop.objectives.heads import Head, build_head
@@ -31,7 +28,7 @@ def decoupled(net: LocalNetwork, specs: Specs, *, head: Head = "mlp-sr") -> Gree
         specs: Its blocks.
         head: The auxiliary network: "linear", "mlp", "mlp-sr" or "cnn".
     """
-    return Greedy(net, _objectives(specs, lambda spec: auxiliary(spec, head)))
+    return Greedy(net, objectives_of(specs, lambda spec: auxiliary(spec, head)))
 
 
 def decoupled_image(
@@ -72,7 +69,7 @@ def decoupled_image(
             upsampling=upsampling,
         )
 
-    return Greedy(net, _objectives(specs, objective))
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def decoupled_rotation(
@@ -107,7 +104,7 @@ def decoupled_mixed(net: LocalNetwork, specs: Specs, *, head: Head = "mlp-sr", l
         head: The auxiliary network.
         last_weight: Share of the last block's error, 0 .. 1.
     """
-    return GreedyMixed(net, _objectives(specs, lambda spec: auxiliary(spec, head)), last_weight=last_weight)
+    return GreedyMixed(net, objectives_of(specs, lambda spec: auxiliary(spec, head)), last_weight=last_weight)
 
 
 def decoupled_coarse(net: LocalNetwork, specs: Specs, *, head: Head = "mlp-sr", first_groups: int = 2) -> Greedy:
@@ -127,16 +124,12 @@ def decoupled_coarse(net: LocalNetwork, specs: Specs, *, head: Head = "mlp-sr", 
         num_groups = spaced(spec.index, spec.num_blocks, first_groups, num_classes)
         return CoarsePrediction(spec, build_head(head, spec.shape), num_groups=num_groups)
 
-    return Greedy(net, _objectives(specs, objective))
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def auxiliary(spec: BlockSpec, head: Head) -> AuxiliaryNetwork:
     """Build the auxiliary network of one block."""
     return AuxiliaryNetwork(spec, build_head(head, spec.shape))
-
-
-def _objectives(specs: Specs, hidden: Callable[[BlockSpec], Objective]) -> list[Objective]:
-    return [*(hidden(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])]
 
 
 def _image_shape(specs: Specs) -> tuple[int, int, int]:

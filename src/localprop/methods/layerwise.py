@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from localprop.citations import paper
-from localprop.methods.common import Specs
+from localprop.methods.common import Specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
-from localprop.objectives import CrossEntropy, DeepPrediction, LinearPrediction
+from localprop.objectives import AuxiliaryNetwork, LinearPrediction
+from localprop.objectives.heads import build_deep_head
 from localprop.rules import Clusters, Layerwise
 
 
@@ -18,8 +19,11 @@ def layerwise(net: LocalNetwork, specs: Specs, *, aux_depth: int = 1) -> Layerwi
         specs: Its blocks.
         aux_depth: Layers of an auxiliary network, 1 .. 3.
     """
-    hidden = [DeepPrediction(spec, depth=aux_depth) for spec in specs[:-1]]
-    return Layerwise(net, [*hidden, CrossEntropy(specs[-1])])
+    if not 1 <= aux_depth <= 3:
+        raise ValueError(f"aux_depth: must be 1, 2 or 3, got {aux_depth}")
+    return Layerwise(
+        net, objectives_of(specs, lambda spec: AuxiliaryNetwork(spec, build_deep_head(spec.shape, aux_depth)))
+    )
 
 
 def clusters(
@@ -41,8 +45,7 @@ def clusters(
         iterations: Most moves of the centres.
         feature_budget: Most features that a classifier reads.
     """
-    hidden = [LinearPrediction(spec, feature_budget=feature_budget) for spec in specs[:-1]]
-    objectives = [*hidden, CrossEntropy(specs[-1])]
+    objectives = objectives_of(specs, lambda spec: LinearPrediction(spec, feature_budget=feature_budget))
     return Clusters(net, objectives, clusters=clusters, samples=samples, iterations=iterations)
 
 

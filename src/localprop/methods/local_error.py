@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from localprop.citations import paper
-from localprop.methods.common import Specs
+from localprop.methods.common import Specs, objectives_of
 from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import (
     CodePrediction,
     CodeSimilarity,
-    CrossEntropy,
     LabelCode,
     LinearPrediction,
     Objective,
@@ -32,7 +31,9 @@ def prediction(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048, s
         feature_budget: Most features that a classifier reads.
         scored: A block's "output", or its "activation" before closing pooling and dropout (published).
     """
-    return _greedy(net, specs, lambda spec: LinearPrediction(spec, feature_budget=feature_budget, scored=scored))
+    return Greedy(
+        net, objectives_of(specs, lambda spec: LinearPrediction(spec, feature_budget=feature_budget, scored=scored))
+    )
 
 
 def similarity(net: LocalNetwork, specs: Specs, *, scored: Scored = "output") -> Greedy:
@@ -43,7 +44,7 @@ def similarity(net: LocalNetwork, specs: Specs, *, scored: Scored = "output") ->
         specs: Its blocks.
         scored: A block's "output", or its "activation" before closing pooling and dropout (published).
     """
-    return _greedy(net, specs, lambda spec: SimilarityMatching(spec, scored=scored))
+    return Greedy(net, objectives_of(specs, lambda spec: SimilarityMatching(spec, scored=scored)))
 
 
 def prediction_and_similarity(
@@ -63,7 +64,7 @@ def prediction_and_similarity(
         classifier = LinearPrediction(spec, feature_budget=feature_budget, scored=scored, zero_classifier=True)
         return _mixed(beta, classifier, SimilarityMatching(spec, scored=scored))
 
-    return _greedy(net, specs, objective)
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def code_prediction(
@@ -83,7 +84,7 @@ def code_prediction(
         code = LabelCode(spec.num_classes, code_width)
         return CodePrediction(spec, code, feature_budget=feature_budget, scored=scored)
 
-    return _greedy(net, specs, objective)
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def code_similarity(
@@ -103,7 +104,7 @@ def code_similarity(
         code = LabelCode(spec.num_classes, code_width)
         return CodeSimilarity(spec, code, feature_budget=feature_budget, scored=scored)
 
-    return _greedy(net, specs, objective)
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def code_prediction_and_similarity(
@@ -131,11 +132,7 @@ def code_prediction_and_similarity(
         decoder = CodePrediction(spec, code, feature_budget=feature_budget, scored=scored)
         return _mixed(beta, decoder, CodeSimilarity(spec, code, feature_budget=feature_budget, scored=scored))
 
-    return _greedy(net, specs, objective)
-
-
-def _greedy(net: LocalNetwork, specs: Specs, objective: Callable[[BlockSpec], Objective]) -> Greedy:
-    return Greedy(net, [*(objective(spec) for spec in specs[:-1]), CrossEntropy(specs[-1])])
+    return Greedy(net, objectives_of(specs, objective))
 
 
 def _mixed(beta: float, prediction: Objective, similarity: Objective) -> WeightedSum:

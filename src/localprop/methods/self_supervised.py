@@ -10,6 +10,7 @@ from localprop.network import LocalNetwork
 from localprop.objectives import CrossEntropy, Objective, Probe, RowPrediction, ViewContrast
 from localprop.rules import EndToEndPatches, GreedyPatches, GreedyViews
 from localprop.rules.self_supervised import PatchGrid, check_takes_images
+from localprop.types import BlockSpec
 
 
 def view_contrast(
@@ -39,17 +40,20 @@ def row_prediction(
     net: LocalNetwork,
     specs: Specs,
     *,
+    end_to_end: bool = False,
     patch: int | None = None,
     stride: int | None = None,
     predicted_rows: int = 5,
     skipped_rows: int = 1,
     negatives: int = 16,
-) -> GreedyPatches:
-    """Train every hidden block to predict an image's patches from the patches above them.
+) -> GreedyPatches | EndToEndPatches:
+    """Train hidden blocks to predict an image's patches from the patches above them.
 
     Args:
         net: The network.
         specs: Its blocks.
+        end_to_end: Whether the hidden blocks learn together from the prediction of the last of them, or each from its
+            own.
         patch: Pixels a side of a patch; default a quarter of the image.
         stride: Pixels between two patches; default half of a patch.
         predicted_rows: How many rows below a patch are predicted.
@@ -57,51 +61,22 @@ def row_prediction(
         negatives: Random codes that the right one is told from.
     """
     of_patches, grid = _cut(net, specs, patch, stride)
-    hidden = [
-        RowPrediction(
+
+    def prediction(spec: BlockSpec) -> RowPrediction:
+        return RowPrediction(
             spec,
             grid=(grid.rows, grid.columns),
             predicted_rows=predicted_rows,
             skipped_rows=skipped_rows,
             negatives=negatives,
         )
-        for spec in of_patches[:-1]
-    ]
-    return GreedyPatches(net, [*hidden, CrossEntropy(of_patches[-1])], grid)
 
-
-def row_prediction_end_to_end(
-    net: LocalNetwork,
-    specs: Specs,
-    *,
-    patch: int | None = None,
-    stride: int | None = None,
-    predicted_rows: int = 5,
-    skipped_rows: int = 1,
-    negatives: int = 16,
-) -> EndToEndPatches:
-    """Train the hidden blocks together to predict an image's patches from the patches above them.
-
-    Args:
-        net: The network.
-        specs: Its blocks.
-        patch: Pixels a side of a patch; default a quarter of the image.
-        stride: Pixels between two patches; default half of a patch.
-        predicted_rows: How many rows below a patch are predicted.
-        skipped_rows: Rows between a patch and the first predicted one, which overlap it.
-        negatives: Random codes that the right one is told from.
-    """
-    of_patches, grid = _cut(net, specs, patch, stride)
-    objectives: list[Objective] = [Probe(spec) for spec in of_patches[:-1]]
-    if objectives:
-        objectives[-1] = RowPrediction(
-            of_patches[-2],
-            grid=(grid.rows, grid.columns),
-            predicted_rows=predicted_rows,
-            skipped_rows=skipped_rows,
-            negatives=negatives,
-        )
-    return EndToEndPatches(net, [*objectives, CrossEntropy(of_patches[-1])], grid)
+    if not end_to_end:
+        hidden = [prediction(spec) for spec in of_patches[:-1]]
+        return GreedyPatches(net, [*hidden, CrossEntropy(of_patches[-1])], grid)
+    probes: list[Objective] = [Probe(spec) for spec in of_patches[:-1]]
+    probes[-1:] = [prediction(spec) for spec in of_patches[-2:-1]]
+    return EndToEndPatches(net, [*probes, CrossEntropy(of_patches[-1])], grid)
 
 
 def _cut(net: LocalNetwork, specs: Specs, patch: int | None, stride: int | None) -> tuple[Specs, PatchGrid]:
@@ -145,6 +120,7 @@ METHODS = (
         paper("lowe2019greedy"),
         row_prediction,
         "one matrix a predicted row and block, and a probe a block",
+        fixed={"end_to_end": False},
         needs_labels=False,
     ),
     Method(
@@ -153,8 +129,9 @@ METHODS = (
         "self-supervised",
         2018,
         paper("oord2018representation"),
-        row_prediction_end_to_end,
+        row_prediction,
         "one matrix a predicted row, and a probe a block",
+        fixed={"end_to_end": True},
         needs_labels=False,
         messages="gradients",
         updates_in_forward=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -28,99 +29,58 @@ VGG16: Plan = (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[5
 VGG19: Plan = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
 
 
-def vgg8b(
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    width: float = 1.0,
-    hidden: int | None = None,
-    dropout: float = 0.0,
-    nonlinearity: Nonlinearity = "relu",
-) -> LocalNetwork:
-    """Build VGG8B: 128, 256-M, 256, 512-M, 512-M, 512-M, then a linear layer of 1024 and the classifier.
+def _with_hidden_layer(name: str, plan: Plan, title: str, notes: str) -> Callable[..., LocalNetwork]:
+    least = 2 ** plan.count("M")
 
-    Args:
-        image_shape: (C, H, W); at least 16 x 16 pixels. Above 64 pixels the first convolution is 7x7 with stride 2.
-        num_classes: Z.
-        width: Factor of all layer widths.
-        hidden: Width of the hidden linear layer, an even number; default 1024 times `width`.
-        dropout: Probability at the end of each hidden block.
-        nonlinearity: Of every hidden block.
+    def build(
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        width: float = 1.0,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        nonlinearity: Nonlinearity = "relu",
+    ) -> LocalNetwork:
+        """Build {title}, then a linear layer of 1024 and the classifier.
 
-    Returns:
-        8 blocks. The hidden linear block is averaged over K = 2 chunks by local objectives.
+        Args:
+            image_shape: (C, H, W); at least {least} x {least} pixels. Above 64 pixels the first convolution is 7x7 with
+                stride 2.
+            num_classes: Z.
+            width: Factor of all layer widths.
+            hidden: Width of the hidden linear layer, an even number; default 1024 times `width`.
+            dropout: Probability at the end of each hidden block.
+            nonlinearity: Of every hidden block.
 
-    Cost: 7,328,266 parameters on 1x28x28 and 10 classes, 8,903,434 on 3x32x32.
+        Returns:
+            {blocks} blocks. The hidden linear block is averaged over K = 2 chunks by local objectives.
 
-    Raises:
-        ValueError: A setting out of its range, or an image smaller than 16 pixels.
+        Raises:
+            ValueError: A setting out of its range, or an image smaller than {least} pixels.
 
-    References: Nokland and Eidnes, ICML 2019; Choi et al., ICLR 2024.
-    """
-    return _with_hidden_layer("vgg8b", VGG8B, image_shape, num_classes, width, hidden, dropout, nonlinearity)
+        {notes}
+        """
+        check_settings(image_shape, num_classes, width=width, dropout=dropout)
+        if hidden is None:
+            hidden = 2 * scaled(512, width)
+        if hidden < 2 or hidden % 2:
+            raise ValueError(
+                f"hidden: must be an even number, for local objectives average it over 2 pieces, got {hidden}"
+            )
+        size = list(image_shape[1:])
+        if min(size) < least:
+            raise ValueError(f"image_shape: {name} needs images of {least} pixels a side or more, got {tuple(size)}")
+        large = min(size) > 64
+        blocks, channels = _convolutions(plan, image_shape, width, dropout, nonlinearity, large=large)
+        if large:
+            size = [(side + 1) // 2 for side in size]
+        size = [side // least for side in size]
+        inputs = channels * size[0] * size[1]
+        blocks.append(hidden_block(inputs, hidden, chunks=2, dropout=dropout, nonlinearity=nonlinearity, flatten=True))
+        blocks.append(nn.Linear(hidden, num_classes))
+        return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 2)), "hidden", "classifier"])
 
-
-def vgg11b(
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    width: float = 1.0,
-    hidden: int | None = None,
-    dropout: float = 0.0,
-    nonlinearity: Nonlinearity = "relu",
-) -> LocalNetwork:
-    """Build VGG11B: 128, 128, 128, 256-M, 256, 512-M, 512, 512-M, 512-M, then 1024 and the classifier.
-
-    Args:
-        image_shape: (C, H, W); at least 16 x 16 pixels. Above 64 pixels the first convolution is 7x7 with stride 2.
-        num_classes: Z.
-        width: Factor of all layer widths; published with 1, 2 and 3.
-        hidden: Width of the hidden linear layer, an even number; default 1024 times `width`.
-        dropout: Probability at the end of each hidden block.
-        nonlinearity: Of every hidden block.
-
-    Returns:
-        11 blocks. The hidden linear block is averaged over K = 2 chunks by local objectives.
-
-    Cost: 11,559,946 parameters on 3x32x32 and 10 classes. The published networks of width 2 and 3 keep `hidden` 1024:
-        42.0M and 91.3M.
-
-    Raises:
-        ValueError: A setting out of its range, or an image smaller than 16 pixels.
-
-    References: Nokland and Eidnes, ICML 2019.
-    """
-    return _with_hidden_layer("vgg11b", VGG11B, image_shape, num_classes, width, hidden, dropout, nonlinearity)
-
-
-def vgg11c(
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    width: float = 1.0,
-    hidden: int | None = None,
-    dropout: float = 0.0,
-    nonlinearity: Nonlinearity = "relu",
-) -> LocalNetwork:
-    """Build VGG11c: the convolutions of VGG11 with three of its five poolings, a linear layer of 1024, the classifier.
-
-    Args:
-        image_shape: (C, H, W); at least 8 x 8 pixels. Above 64 pixels the first convolution is 7x7 with stride 2.
-        num_classes: Z.
-        width: Factor of all layer widths.
-        hidden: Width of the hidden linear layer, an even number; default 1024 times `width`.
-        dropout: Probability at the end of each hidden block.
-        nonlinearity: Of every hidden block.
-
-    Returns:
-        10 blocks; the last map has 4x4 positions on 32x32 pixels.
-
-    Raises:
-        ValueError: A setting out of its range, or an image smaller than 8 pixels.
-
-    Note: Which three poolings are kept is not published; here the first three.
-    """
-    return _with_hidden_layer("vgg11c", VGG11C, image_shape, num_classes, width, hidden, dropout, nonlinearity)
+    return _named(build, name, title=title, least=least, blocks=len(plan) - plan.count("M") + 2, notes=notes)
 
 
 def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
@@ -132,7 +92,7 @@ def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
         dropout: float = 0.0,
         nonlinearity: Nonlinearity = "relu",
     ) -> LocalNetwork:
-        """Build {name} for small images: {convolutions} convolutions, global averages, one linear layer.
+        """Build {title} for small images: {convolutions} convolutions, global averages, one linear layer.
 
         The two linear layers of 4096 that VGG has for large images are left out, as is usual for CIFAR.
 
@@ -154,46 +114,14 @@ def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
         blocks.append(pooled_classifier(channels, num_classes))
         return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 1)), "classifier"])
 
-    assert build.__doc__ is not None
-    convolutions = len(plan) - plan.count("M")
-    build.__doc__ = build.__doc__.replace("{name}", name.upper()).replace("{convolutions}", str(convolutions))
+    return _named(build, name, title=name.upper(), convolutions=len(plan) - plan.count("M"))
+
+
+def _named(build: Callable[..., LocalNetwork], name: str, **words: object) -> Callable[..., LocalNetwork]:
+    """Name a builder, and fill the words into its docstring."""
+    build.__doc__ = (inspect.getdoc(build) or "").format(**words)
     build.__name__ = build.__qualname__ = name
     return build
-
-
-vgg11, vgg13, vgg16, vgg19 = (
-    _plain(name, plan) for name, plan in (("vgg11", VGG11), ("vgg13", VGG13), ("vgg16", VGG16), ("vgg19", VGG19))
-)
-
-
-def _with_hidden_layer(
-    name: str,
-    plan: Plan,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    width: float,
-    hidden: int | None,
-    dropout: float,
-    nonlinearity: Nonlinearity,
-) -> LocalNetwork:
-    check_settings(image_shape, num_classes, width=width, dropout=dropout)
-    if hidden is None:
-        hidden = 2 * scaled(512, width)
-    if hidden < 2 or hidden % 2:
-        raise ValueError(f"hidden: must be an even number, for local objectives average it over 2 pieces, got {hidden}")
-    least = 2 ** plan.count("M")
-    size = list(image_shape[1:])
-    if min(size) < least:
-        raise ValueError(f"image_shape: {name} needs images of {least} pixels a side or more, got {tuple(size)}")
-    large = min(size) > 64
-    blocks, channels = _convolutions(plan, image_shape, width, dropout, nonlinearity, large=large)
-    if large:
-        size = [(side + 1) // 2 for side in size]
-    size = [side // least for side in size]
-    inputs = channels * size[0] * size[1]
-    blocks.append(hidden_block(inputs, hidden, chunks=2, dropout=dropout, nonlinearity=nonlinearity, flatten=True))
-    blocks.append(nn.Linear(hidden, num_classes))
-    return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 2)), "hidden", "classifier"])
 
 
 def _convolutions(
@@ -229,3 +157,30 @@ def _convolutions(
         )
         channels = out_channels
     return blocks, channels
+
+
+vgg8b = _with_hidden_layer(
+    "vgg8b",
+    VGG8B,
+    "VGG8B: 128, 256-M, 256, 512-M, 512-M, 512-M",
+    "Cost: 7,328,266 parameters on 1x28x28 and 10 classes, 8,903,434 on 3x32x32.\n\n"
+    "References: Nokland and Eidnes, ICML 2019; Choi et al., ICLR 2024.",
+)
+vgg11b = _with_hidden_layer(
+    "vgg11b",
+    VGG11B,
+    "VGG11B: 128, 128, 128, 256-M, 256, 512-M, 512, 512-M, 512-M",
+    "Cost: 11,559,946 parameters on 3x32x32 and 10 classes. Published with widths 1, 2 and 3, of which 2 and 3 keep\n"
+    "    `hidden` 1024: 42.0M and 91.3M.\n\n"
+    "References: Nokland and Eidnes, ICML 2019.",
+)
+vgg11c = _with_hidden_layer(
+    "vgg11c",
+    VGG11C,
+    "VGG11c: the convolutions of VGG11 with three of its five poolings",
+    "Note: Which three poolings are kept is not published; here the first three. The last map has 4x4\n"
+    "    positions on 32x32 pixels.",
+)
+vgg11, vgg13, vgg16, vgg19 = (
+    _plain(name, plan) for name, plan in (("vgg11", VGG11), ("vgg13", VGG13), ("vgg16", VGG16), ("vgg19", VGG19))
+)

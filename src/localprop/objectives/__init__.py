@@ -5,7 +5,6 @@ from localprop.objectives.base import Objective
 from localprop.objectives.cascade import CascadeFeedback, CascadeOutput, CascadePrediction
 from localprop.objectives.coarse import CoarsePrediction
 from localprop.objectives.cross_entropy import CrossEntropy
-from localprop.objectives.deep_prediction import DeepPrediction
 from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
 from localprop.objectives.feature_contrast import FeatureContrast, HeadContrast
 from localprop.objectives.goodness import ChannelCompetition, ProjectedGoodness
@@ -33,7 +32,6 @@ __all__ = [
     "CodeSimilarity",
     "ConvolutionalHead",
     "CrossEntropy",
-    "DeepPrediction",
     "DictionaryContrast",
     "FeatureContrast",
     "HeadContrast",

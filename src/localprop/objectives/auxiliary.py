@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.dictionary import information_bound
-from localprop.objectives.base import Objective
+from localprop.functional.precision import full_precision
+from localprop.objectives.base import Objective, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -34,15 +33,13 @@ class AuxiliaryNetwork(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the auxiliary network's logits, shape (N, Z)."""
         features = self.features(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype))
             return logits
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.classifier.out_features)})
+        return prediction_loss(self.logits(h), batch.target)
 
 
 def num_features(features: nn.Module, shape: tuple[int, ...]) -> int:

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.functional.dictionary import information_bound
 from localprop.functional.pooling import average_chunks, average_positions
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -68,3 +70,9 @@ class Objective(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Name the block."""
         return f"block={self.spec.name!r}, channels={self.spec.channels}"
+
+
+def prediction_loss(logits: Tensor, target: Tensor) -> LocalLoss:
+    """Return the cross-entropy of a block's own prediction; logs the bound log Z - L on I(h; y)."""
+    loss = F.cross_entropy(logits, target)
+    return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, logits.shape[1])})

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.cascade import feedback_linear, sparsemax, sparsemax_loss
-from localprop.functional.pooling import pool_to_budget
+from localprop.functional import feedback
+from localprop.functional.cascade import sparsemax, sparsemax_loss
+from localprop.functional.pooling import num_pooled_features, pool_to_budget
+from localprop.functional.precision import at_least_single, full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -52,11 +54,9 @@ class CascadePrediction(Objective):
 
     def __init__(self, spec: BlockSpec, *, reading: Reading = "softmax", feature_budget: int = 2048) -> None:
         super().__init__(spec)
-        if feature_budget < 1:
-            raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
         self.reading = reading
         self.feature_budget = feature_budget
-        num_features = pool_to_budget(torch.zeros(1, *spec.shape), feature_budget).shape[1]
+        num_features = num_pooled_features(spec.shape, feature_budget)
         self.weight = nn.Parameter(torch.ones(spec.num_classes, num_features))
 
     def features(self, h: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class CascadePrediction(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the predictor's logits, shape (N, Z)."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return F.linear(self.features(h), self.weight)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
@@ -102,8 +102,8 @@ class CascadeFeedback(CascadePrediction):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
-        with torch.autocast(h.device.type, enabled=False):
-            logits = feedback_linear(self.features(h), self.weight, self.feedback)
+        with full_precision(h):
+            logits = feedback.linear(self.features(h), self.weight, feedback=self.feedback)
         return LocalLoss(F.cross_entropy(logits, batch.target), logits)
 
 
@@ -125,7 +125,7 @@ class CascadeOutput(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return `h` itself, in at least float32."""
-        return h.to(torch.promote_types(h.dtype, torch.float32))
+        return at_least_single(h)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the logits `h`."""

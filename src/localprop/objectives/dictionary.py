@@ -6,19 +6,19 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.dictionary import (
     Reduction,
     Similarity,
     combine_embeddings,
     dictionary_scores,
-    information_bound,
     orthogonal_embeddings,
     pool_embeddings,
 )
-from localprop.objectives.base import Objective
+from localprop.functional.precision import full_precision
+from localprop.objectives.base import Objective, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 Initialisation = Literal["normal", "orthogonal"]
@@ -131,8 +131,7 @@ class DictionaryContrast(Objective):
         projection: Projection = "pool",
     ) -> None:
         super().__init__(spec)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+        check_positive("temperature", temperature)
         if similarity not in ("dot", "cosine"):
             raise ValueError(f"similarity: must be 'dot' or 'cosine', got {similarity!r}")
         if reduction not in ("logsumexp", "max"):
@@ -172,7 +171,7 @@ class DictionaryContrast(Objective):
         """Return the similarity of each sample with each class, shape (N, Z)."""
         features = self.averaged_features(h)
         # Z C products a sample: not worth half precision, whose scores of size sqrt(C) would lose digits.
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             if self.feature_projection is not None:
                 features = self.feature_projection(features)
             scores = dictionary_scores(features, self.block_embeddings(), self.similarity, self.temperature)
@@ -180,6 +179,4 @@ class DictionaryContrast(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`; logs the bound log Z - L on the information I(hbar; y)."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
+        return prediction_loss(self.logits(h), batch.target)

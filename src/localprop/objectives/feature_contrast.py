@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.contrast import supervised_contrastive_loss
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -38,12 +38,13 @@ class FeatureContrast(Objective):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.07) -> None:
         super().__init__(spec)
-        self.temperature = _checked(temperature)
+        check_positive("temperature", temperature)
+        self.temperature = temperature
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h` against the rest of the batch."""
         features = self.averaged_features(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
 
 
@@ -75,17 +76,12 @@ class HeadContrast(Objective):
         self, spec: BlockSpec, head: nn.Module, *, temperature: float = 0.07, scored: Scored = "output"
     ) -> None:
         super().__init__(spec, scored)
-        self.temperature = _checked(temperature)
+        check_positive("temperature", temperature)
+        self.temperature = temperature
         self.head = head
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
         features = self.head(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))
-
-
-def _checked(temperature: float) -> float:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature: must be positive and finite, got {temperature}")
-    return temperature

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.goodness import group_goodness
-from localprop.functional.precision import at_least_single
+from localprop.functional.precision import at_least_single, full_precision
 from localprop.objectives.base import Objective
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -39,7 +38,7 @@ class ProjectedGoodness(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the goodness of every class, shape (N, Z)."""
         features = at_least_single(h.flatten(1))
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.projection(features)
             return logits
 

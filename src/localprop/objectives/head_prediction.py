@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.dictionary import information_bound
-from localprop.objectives.base import Objective, Scored
+from localprop.objectives.base import Objective, Scored, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -37,6 +35,4 @@ class HeadPrediction(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h`."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
+        return prediction_loss(self.logits(h), batch.target)

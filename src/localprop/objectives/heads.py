@@ -8,9 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from localprop.functional.pooling import as_map, average_positions, map_shape, pool_to_budget
+from localprop.functional.pooling import as_map, average_positions, map_shape, num_pooled_features, pool_to_budget
+from localprop.functional.precision import full_precision
 
 Head = Literal["linear", "mlp", "mlp-sr", "cnn"]
+HIDDEN_WIDTH = 128
+"""Width between the linear layers of a `ConvolutionalHead`."""
 
 
 class AsMap(nn.Module):
@@ -92,21 +95,19 @@ class PooledLinear(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_outputs: int, *, feature_budget: int) -> None:
         super().__init__()
-        if feature_budget < 1:
-            raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
         self.feature_budget = feature_budget
-        self.linear = nn.Linear(pool_to_budget(torch.zeros(1, *shape), feature_budget).shape[1], num_outputs)
+        self.linear = nn.Linear(num_pooled_features(shape, feature_budget), num_outputs)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h`."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             output: Tensor = self.linear(features)
             return output
 
 
 class ConvolutionalHead(nn.Module):
-    """Map features to a vector: 3x3 convolutions, global averaging, linear layers with ReLU between them.
+    """Map features to a vector: 3x3 convolutions, global averaging, linear layers of width 128 with ReLU between them.
 
     A convolution doubles the channels and halves the map while there are fewer than `widest` channels, and keeps both
     after that; batch normalisation and ReLU follow it. Tokens and flat outputs meet the linear layers alone.
@@ -117,7 +118,6 @@ class ConvolutionalHead(nn.Module):
         num_convolutions: Number of convolutions, 0 or more.
         num_linear: Number of linear layers, 1 or more.
         widest: Most channels that a convolution makes of fewer.
-        hidden_width: Width between the linear layers.
 
     Shape: h (N, *shape), result (N, num_outputs), in at least float32.
 
@@ -136,7 +136,6 @@ class ConvolutionalHead(nn.Module):
         num_convolutions: int,
         num_linear: int,
         widest: int,
-        hidden_width: int = 128,
     ) -> None:
         super().__init__()
         self.channel_axis = 1 if len(shape) == 3 else -1
@@ -151,14 +150,14 @@ class ConvolutionalHead(nn.Module):
         self.convolutions = nn.Sequential(*convolutions)
         linear: list[nn.Module] = []
         for _ in range(num_linear - 1):
-            linear += [nn.Linear(width, hidden_width), nn.ReLU(inplace=True)]
-            width = hidden_width
+            linear += [nn.Linear(width, HIDDEN_WIDTH), nn.ReLU(inplace=True)]
+            width = HIDDEN_WIDTH
         self.linear = nn.Sequential(*linear, nn.Linear(width, num_outputs))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map `h`."""
         features = average_positions(self.convolutions(h), self.channel_axis)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             output: Tensor = self.linear(features)
             return output
 
@@ -205,6 +204,32 @@ def build_head(head: Head, shape: tuple[int, ...]) -> nn.Sequential:
         layers += [nn.Linear(size, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True)]
     between = _convolutions(channels, (1, 1), 3) if head == "mlp-sr" else []
     return nn.Sequential(AsMap(), coarse, *between, pool, flatten, *layers)
+
+
+def build_deep_head(shape: tuple[int, ...], depth: int) -> nn.Sequential:
+    """Build an auxiliary network of greedy layerwise training, without its classifier: pool(a_{k-1}( .. a_1(h))).
+
+    a_i(h) = relu(w_i * h + b_i) is a 3x3 convolution that keeps size and width, and pool averages a map to 2 x 2.
+    Tokens and flat outputs have linear layers in the place of convolutions; tokens are averaged over all positions,
+    and flat outputs stay as they are.
+
+    Args:
+        shape: One sample of the block's output, (C, H, W), (K, C) or (D,).
+        depth: k, the layers of the network, its classifier included; at least 1.
+
+    Cost: (k - 1) (9 C^2 + C) parameters for maps.
+
+    References: Belilovsky, Eickenberg and Oyallon, "Greedy Layerwise Learning Can Scale to ImageNet", ICML 2019,
+        arXiv:1812.11446.
+    """
+    is_map = len(shape) == 3
+    width = shape[0] if is_map else shape[-1]
+    layers: list[nn.Module] = []
+    for _ in range(depth - 1):
+        layers += [nn.Conv2d(width, width, 3, padding=1) if is_map else nn.Linear(width, width), nn.ReLU()]
+    if is_map:
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((min(2, shape[1]), min(2, shape[2]))), nn.Flatten())
+    return nn.Sequential(*layers, GlobalAverage(shape))
 
 
 def _convolutions(channels: int, kernel: tuple[int, int], depth: int) -> list[nn.Module]:

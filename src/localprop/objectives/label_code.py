@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.pooling import pool_map_to_budget, pool_to_budget
-from localprop.functional.similarity import adjusted_cosine, feedback_linear, similarity_features, similarity_loss
+from localprop.functional import feedback
+from localprop.functional.pooling import num_pooled_features, pool_map_to_budget, pool_to_budget
+from localprop.functional.precision import full_precision
+from localprop.functional.similarity import adjusted_cosine, similarity_features, similarity_loss
 from localprop.objectives.base import Objective, Scored
-from localprop.objectives.prediction import pooled_features
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -66,13 +67,13 @@ class CodeSimilarity(Objective):
         self, spec: BlockSpec, code: LabelCode, *, feature_budget: int = 2048, scored: Scored = "output"
     ) -> None:
         super().__init__(spec, scored)
-        pooled_features(self, feature_budget)  # refuses a budget out of its range
+        num_pooled_features(self.scored_shape, feature_budget)  # refuses a budget out of its range
         self.code = code
         self.feature_budget = feature_budget
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             features = similarity_features(pool_map_to_budget(h, self.feature_budget))
             wanted = adjusted_cosine(self.code.codes[batch.target])
             return LocalLoss(similarity_loss(features, wanted))
@@ -112,7 +113,7 @@ class CodePrediction(Objective):
         super().__init__(spec, scored)
         self.code = code
         self.feature_budget = feature_budget
-        num_features, width = pooled_features(self, feature_budget), code.codes.shape[1]
+        num_features, width = num_pooled_features(self.scored_shape, feature_budget), code.codes.shape[1]
         self.weight = nn.Parameter(torch.zeros(width, num_features))
         self.bias = nn.Parameter(torch.zeros(width))
         bound = 1 / math.sqrt(num_features)
@@ -121,8 +122,8 @@ class CodePrediction(Objective):
     def predicted_bits(self, h: Tensor) -> Tensor:
         """Return the logit of every bit, shape (N, Q)."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
-            return feedback_linear(features, self.weight, self.bias, self.feedback)
+        with full_precision(h):
+            return feedback.linear(features, self.weight, self.bias, feedback=self.feedback)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the log-likelihood of every class's bits up to a constant, shape (N, Z)."""
@@ -135,5 +136,5 @@ class CodePrediction(Objective):
         return LocalLoss(loss, self._class_logits(predicted.detach()))
 
     def _class_logits(self, predicted: Tensor) -> Tensor:
-        with torch.autocast(predicted.device.type, enabled=False):
+        with full_precision(predicted):
             return predicted @ self.code.bits.T

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.dictionary import information_bound
-from localprop.functional.pooling import pool_to_budget
-from localprop.objectives.base import Objective, Scored
+from localprop.functional.pooling import num_pooled_features, pool_to_budget
+from localprop.functional.precision import full_precision
+from localprop.objectives.base import Objective, Scored, prediction_loss
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 
@@ -46,7 +44,7 @@ class LinearPrediction(Objective):
     ) -> None:
         super().__init__(spec, scored)
         self.feature_budget = feature_budget
-        self.classifier = nn.Linear(pooled_features(self, feature_budget), spec.num_classes)
+        self.classifier = nn.Linear(num_pooled_features(self.scored_shape, feature_budget), spec.num_classes)
         if zero_classifier:
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
@@ -54,23 +52,10 @@ class LinearPrediction(Objective):
     def logits(self, h: Tensor) -> Tensor:
         """Return the classifier's logits, shape (N, Z)."""
         features = pool_to_budget(h, self.feature_budget)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             logits: Tensor = self.classifier(features)
             return logits
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`."""
-        logits = self.logits(h)
-        loss = F.cross_entropy(logits, batch.target)
-        return LocalLoss(loss, logits, {"bound_nats": information_bound(loss, self.spec.num_classes)})
-
-
-def pooled_features(objective: Objective, feature_budget: int) -> int:
-    """Count the features that `pool_to_budget` leaves of what an objective scores.
-
-    Raises:
-        ValueError: The budget is below 1.
-    """
-    if feature_budget < 1:
-        raise ValueError(f"feature_budget: must be at least 1, got {feature_budget}")
-    return pool_to_budget(torch.zeros(1, *objective.scored_shape), feature_budget).shape[1]
+        return prediction_loss(self.logits(h), batch.target)

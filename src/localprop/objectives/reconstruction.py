@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from localprop.functional.information import reconstruction_loss, upsample
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
@@ -71,7 +71,7 @@ class Reconstruction(Objective):
         """Score `h` by the image that can be drawn of it."""
         image = _checked(batch.image)
         drawn = self.reconstruct(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return LocalLoss(reconstruction_loss(drawn, image))
 
 

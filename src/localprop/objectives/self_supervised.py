@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.info_nce import nt_xent_loss, row_info_nce_loss
 from localprop.functional.pooling import average_positions
+from localprop.functional.precision import full_precision
 from localprop.objectives.base import Objective
 from localprop.objectives.probe import Probe
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
@@ -39,7 +40,7 @@ class SelfSupervised(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score the block output `h`; logs both terms."""
         probe = self.probe(h, batch)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             loss = self.self_supervised_loss(h)
         logs = {"self_supervised": loss.detach(), "probe": probe.loss.detach()}
         return LocalLoss(loss + probe.loss, probe.logits, logs)
@@ -68,8 +69,7 @@ class ViewContrast(SelfSupervised):
 
     def __init__(self, spec: BlockSpec, *, temperature: float = 0.5, projection: int = 128) -> None:
         super().__init__(spec)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+        check_positive("temperature", temperature)
         if projection < 1:
             raise ValueError(f"projection: must be at least 1, got {projection}")
         self.temperature = temperature

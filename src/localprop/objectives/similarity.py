@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from localprop.functional.precision import full_precision
 from localprop.functional.similarity import label_similarity, similarity_features, similarity_loss
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
@@ -46,6 +46,6 @@ class SimilarityMatching(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
         mapped = self.map(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             wanted = label_similarity(batch.target, self.spec.num_classes)
             return LocalLoss(similarity_loss(similarity_features(mapped), wanted))

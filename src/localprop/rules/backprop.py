@@ -33,15 +33,12 @@ class Backprop(Rule):
         """
         self.check_whole(x, y, blocks)
         self._passes += 1
-        try:
+        with self.cleared_if_abandoned():
             logits = self._forward(x)
             loss = F.cross_entropy(logits, y)
             torch.autograd.backward(loss if scale == 1.0 else loss * scale)
             loss, logits = loss.detach(), logits.detach()
             yield BlockStep(NETWORK, loss, logits, logits)
-        except BaseException:
-            self.clear_gradients()
-            raise
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return None for every hidden block, and the network's logits; see `Rule.exits`."""
@@ -51,10 +48,7 @@ class Backprop(Rule):
 
     def check_whole(self, x: Tensor, y: Tensor, blocks: range | None) -> None:
         """Refuse a batch that does not fit, or a stretch of blocks: a global error needs the whole network."""
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(
-                f"blocks: {type(self).__name__} trains the network as a whole, got {blocks}; choose a local method"
-            )
+        self.refuse_stretch(blocks, f"{type(self).__name__} trains the network as a whole", "choose a local method")
         self.check_batch(x, y, range(len(self.net)))
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -186,6 +186,11 @@ class Rule(nn.Module, ABC):
             wrong = y[(y < 0) | (y >= num_classes)][0]
             raise ValueError(f"y: labels must lie in 0 .. {num_classes - 1} ({num_classes} classes), got {int(wrong)}")
 
+    def refuse_stretch(self, blocks: range | None, why: str, fix: str) -> None:
+        """Refuse to train a stretch of blocks, where a method trains the network as a whole."""
+        if blocks is not None and blocks != range(len(self.net)):
+            raise ValueError(f"blocks: {why}, got {blocks}; {fix}")
+
     def check_input(self, x: Tensor, block: int = 0) -> None:
         """Refuse an input that a block cannot take, with the reason."""
         check_tensor(x)
@@ -202,6 +207,15 @@ class Rule(nn.Module, ABC):
         assert self.normalisation is not None
         shape = (1, -1, *[1] * (x.dim() - 2))
         return x.new_tensor(self.normalisation.mean).view(shape), x.new_tensor(self.normalisation.std).view(shape)
+
+    @contextlib.contextmanager
+    def cleared_if_abandoned(self) -> Iterator[None]:
+        """Drop every gradient if the pass inside is left half-way, by an error or by whoever iterates over it."""
+        try:
+            yield
+        except BaseException:  # also GeneratorExit
+            self.clear_gradients()
+            raise
 
     def clear_gradients(self) -> None:
         """Drop every gradient of the rule's parameters."""

@@ -26,18 +26,14 @@ class Chained(Rule):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for.
         """
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(
-                f"blocks: {type(self).__name__} sends messages from later blocks to earlier ones and trains the "
-                f"network as a whole, got {blocks}; choose a method without messages"
-            )
+        why = (
+            f"{type(self).__name__} sends messages from later blocks to earlier ones and trains the network as a whole"
+        )
+        self.refuse_stretch(blocks, why, "choose a method without messages")
         self.check_batch(x, y, range(len(self.net)))
         self._passes += 1
-        try:
+        with self.cleared_if_abandoned():
             yield from self._train(x.detach(), y, scale)
-        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
-            self.clear_gradients()
-            raise
 
     @abstractmethod
     def _train(self, x: Tensor, y: Tensor, scale: float) -> Iterator[BlockStep]:

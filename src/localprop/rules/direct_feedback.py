@@ -85,7 +85,7 @@ class DirectFeedback(Backprop):
         self.check_whole(x, y, blocks)
         groups = self.parameter_groups()
         self._passes += 1
-        try:
+        with self.cleared_if_abandoned():
             inputs = self._inputs(x)
             last = len(self.net) - 1
             with self.context(last):
@@ -104,9 +104,6 @@ class DirectFeedback(Backprop):
                 if (index, "block") in groups:
                     self._train_hidden(index, block_input, signal)
                     yield BlockStep((index, "block"), logs=self._alignment() if index == last - 1 else {})
-        except BaseException:
-            self.clear_gradients()
-            raise
 
     @torch.no_grad()
     def _inputs(self, x: Tensor) -> list[Tensor]:

@@ -172,7 +172,7 @@ class FeedbackAlignment(Backprop):
         self.check_whole(x, y, blocks)
         groups = self.parameter_groups()
         self._passes += 1
-        try:
+        with self.cleared_if_abandoned():
             matrices = self.backward_weights()
             h, loss, logits = self._forward_blocks(x, y, matrices)
             head: Tensor | None = loss if scale == 1.0 else loss * scale
@@ -192,9 +192,6 @@ class FeedbackAlignment(Backprop):
                     yield replace(step, loss=loss, logits=logits, output=logits) if is_last else step
                 if delta is None:
                     break  # all below is frozen
-        except BaseException:
-            self.clear_gradients()
-            raise
 
     def _forward_blocks(
         self, x: Tensor, y: Tensor, matrices: Mapping[Tensor, Tensor]

@@ -127,7 +127,7 @@ class ForwardForward(Rule):
         groups = self.parameter_groups()
         size = len(y)
         features: list[Tensor] = []
-        try:
+        with self.cleared_if_abandoned():
             inputs = self._labelled(x, y) if blocks.start == 0 else self._normalise(x)
             for index, _, h, output in self._run(inputs, blocks):
                 if self.readout is not None and index in self.answering:
@@ -150,9 +150,6 @@ class ForwardForward(Rule):
                 loss = F.cross_entropy(logits, y)
                 torch.autograd.backward(loss if scale == 1.0 else loss * scale)
                 yield BlockStep(READOUT, loss.detach(), logits.detach())
-        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
-            self.clear_gradients()
-            raise
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return each hidden block's goodness for every label, and the network's answer; see `Rule.exits`.

@@ -67,7 +67,7 @@ class ForwardGradient(Greedy):
         estimate = self._through_activities if self.perturb == "activities" else self._through_weights
         last = len(self.net) - 1
         h = x.detach()
-        try:
+        with self.cleared_if_abandoned():
             for index in blocks:
                 if index == last:
                     yield from self._stream(h, y, range(last, last + 1), scale, trained=groups, groups=groups)
@@ -81,9 +81,6 @@ class ForwardGradient(Greedy):
                 if (index, "block") in groups:
                     assert logits is not None
                     yield BlockStep((index, "block"), loss.detach(), logits.detach(), h)
-        except BaseException:
-            self.clear_gradients()
-            raise
 
     def _through_activities(self, index: int, x: Tensor, y: Tensor, scale: float) -> Tensor:
         """Add the estimate to the block's gradients, and return the block's output."""

@@ -86,7 +86,7 @@ class Greedy(Rule):
         """
         shared = shared_parameters(groups)
         image = self._image(x, blocks)
-        try:
+        with self.cleared_if_abandoned():
             for index, block_input, h, output in self._run(x, blocks):
                 if (index, "block") not in trained:
                     continue
@@ -105,9 +105,6 @@ class Greedy(Rule):
                     prediction = None if logits is None else logits.detach()
                     yield BlockStep((index, "block"), loss.detach(), prediction, output, logs)
                 del loss, logits, output, block_input
-        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
-            self.clear_gradients()
-            raise
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the logits of every block that makes a prediction; see `Rule.exits`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.hebbian import competition, oja_change
+from localprop.functional.precision import full_precision
 from localprop.network import LocalNetwork
 from localprop.objectives.base import Objective
 from localprop.rules.greedy import Greedy
@@ -43,8 +44,7 @@ class SoftHebb(Greedy):
 
     def __init__(self, net: LocalNetwork, objectives: Sequence[Objective], *, temperature: float = 1.0) -> None:
         super().__init__(net, objectives)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, got {temperature}")
+        check_positive("temperature", temperature)
         for name, block in zip(net.names[:-1], net.blocks, strict=False):
             if not any(isinstance(module, _LAYERS) for module in block.modules()):
                 raise ValueError(
@@ -96,7 +96,7 @@ class SoftHebb(Greedy):
         # Now, not after the block: what follows the layer may overwrite its output in place.
         torch.set_grad_enabled(False)
         axis = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        with torch.autocast(output.device.type, enabled=False):
+        with full_precision(output):
             u = output.detach().to(layer.weight.dtype)
             if layer.bias is not None:
                 u = u - layer.bias.view(-1, *[1] * (u.dim() - 1 - axis))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.rules.base import Rule
 
 
@@ -57,8 +58,7 @@ class ClassPattern(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, strength: float = 1.0) -> None:
         super().__init__()
-        if not 0 < strength < math.inf:
-            raise ValueError(f"strength: must be positive and finite, got {strength}")
+        check_positive("strength", strength)
         self.strength = strength
         self.register_buffer("patterns", torch.randn(num_classes, *input_shape))
 

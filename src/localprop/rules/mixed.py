@@ -50,8 +50,7 @@ class GreedyMixed(Greedy):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for: the last block's error is needed.
         """
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(f"blocks: the last block's error goes to every block, got {blocks}; choose dgl instead")
+        self.refuse_stretch(blocks, "the last block's error goes to every block", "choose dgl instead")
         groups = self.parameter_groups()
         blocks = self._start(x, y, blocks)
         gradient = self._last_gradient(x, y)

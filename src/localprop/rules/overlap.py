@@ -81,15 +81,14 @@ class Overlap(Rule):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for: windows would reach out of it.
         """
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(f"blocks: windows overlap, so only the whole network can be trained, got {blocks}")
+        self.refuse_stretch(blocks, "windows overlap, so only the whole network can be trained", "use all blocks")
         self.check_batch(x, y, range(len(self.net)))
         groups = self.parameter_groups()
         self._passes += 1
         inputs = {0: x.detach()}  # of the blocks that windows still to come may begin with
         answers: dict[int, BlockStep] = {}
         done = 0
-        try:
+        with self.cleared_if_abandoned():
             for number, window in enumerate(self.windows):
                 local = self._score(number, window, inputs, y)
                 loss, logits, logs = local.loss, local.logits, local.logs
@@ -111,9 +110,6 @@ class Overlap(Rule):
                     if (index, "block") in groups:
                         yield answers.pop(index)
                 done = final
-        except BaseException:  # also GeneratorExit: an abandoned pass leaves no gradient behind
-            self.clear_gradients()
-            raise
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the logits of every block that ends a window, by its last one; see `Rule.exits`."""

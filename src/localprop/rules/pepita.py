@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork, body_and_tail, still_statistics
 from localprop.rules.base import Rule, block_groups
@@ -49,8 +50,7 @@ class Pepita(Rule):
 
     def __init__(self, net: LocalNetwork, specs: Sequence[BlockSpec], *, strength: float = 0.05) -> None:
         super().__init__(net, specs)
-        if not 0 < strength < math.inf:
-            raise ValueError(f"strength: must be positive and finite, got {strength}")
+        check_positive("strength", strength)
         for block, spec in zip(net.blocks, specs, strict=True):
             _check(block, spec)
         shape = specs[0].input_shape
@@ -68,9 +68,8 @@ class Pepita(Rule):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for: the error comes from the last one.
         """
+        self.refuse_stretch(blocks, "pepita's error passes through the whole network", "use all blocks")
         whole = range(len(self.net))
-        if blocks is not None and blocks != whole:
-            raise ValueError(f"blocks: pepita's error passes through the whole network, got {blocks}; use them all")
         self.check_batch(x, y, whole)
         self._passes += 1
         groups = self.parameter_groups()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.distance import squared_error
 from localprop.functional.goodness import Border, Reduction, goodness, normalise_activity, threshold_loss, wrong_labels
 from localprop.functional.precision import at_least_single
@@ -96,8 +97,7 @@ class PredictiveForwardForward(Chained):
                 raise ValueError(f"{name}: must be at least 1, got {count}")
         positive = {"threshold": threshold, "context_scale": context_scale, "latent_rate": latent_rate}
         for name, number in positive.items():
-            if not 0 < number < math.inf:
-                raise ValueError(f"{name}: must be positive and finite, got {number}")
+            check_positive(name, number)
         for name, number in {"noise": noise, "generator_noise": generator_noise}.items():
             if not 0 <= number < math.inf:
                 raise ValueError(f"{name}: must be at least 0 and finite, got {number}")

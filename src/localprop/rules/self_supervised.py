@@ -173,18 +173,14 @@ class EndToEndPatches(GreedyPatches):
         Raises:
             ValueError: The batch does not fit, or a stretch of blocks is asked for.
         """
-        if blocks is not None and blocks != range(len(self.net)):
-            raise ValueError(f"blocks: trained end to end, the network cannot be cut, got {blocks}; use infomax")
+        self.refuse_stretch(blocks, "trained end to end, the network cannot be cut", "use infomax")
         patches, labels = self._patches_of(x, y, None)
         self._passes += 1
-        try:
+        with self.cleared_if_abandoned():
             loss, logits, logs = self._loss(patches, labels)
             torch.autograd.backward(loss if scale == 1.0 else loss * scale)
             loss, logits = loss.detach(), logits.detach()
             yield BlockStep(NETWORK, loss, self._averaged(logits), logits, logs)
-        except BaseException:
-            self.clear_gradients()
-            raise
 
     def _loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         h, total = patches, torch.zeros((), device=patches.device)

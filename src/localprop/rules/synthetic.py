@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from localprop.errors import check_positive
 from localprop.functional.distance import squared_error
 from localprop.functional.precision import at_least_single
 from localprop.network import LocalNetwork
-from localprop.rules.base import block_groups, unique
+from localprop.rules.base import block_groups, has_batch_norm, unique
 from localprop.rules.chained import Chained
 from localprop.types import BlockSpec, BlockStep, Key
 
@@ -63,12 +63,11 @@ class SyntheticGradients(Chained):
                 f"synthesisers and inputs: need {len(net) - 1} of the first, and as many or none of the second, got "
                 f"{len(synthesisers)} and {len(inputs)}"
             )
-        if not 0 < hidden_lr < torch.inf:
-            raise ValueError(f"hidden_lr: must be positive and finite, got {hidden_lr}")
+        check_positive("hidden_lr", hidden_lr)
         self.hidden_lr = hidden_lr
         self.synthesisers = nn.ModuleDict({str(index): module for index, module in enumerate(synthesisers)})
         self.inputs = nn.ModuleDict({str(index + 1): module for index, module in enumerate(inputs)})
-        self._has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.modules())
+        self._has_batch_norm = has_batch_norm(self)
 
     def parameter_groups(self) -> dict[Key, list[nn.Parameter]]:
         """Return the groups of blocks and predictors, in the order in which they become final."""

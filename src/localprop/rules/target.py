@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.errors import check_positive
 from localprop.functional.distance import squared_error
-from localprop.functional.precision import at_least_single
+from localprop.functional.precision import at_least_single, full_precision
 from localprop.functional.target import difference_target, jacobian_loss, logit_gradient, target_loss
 from localprop.network import LocalNetwork, still_statistics
 from localprop.rules.base import groups_from_the_last, unique
@@ -87,8 +88,7 @@ class TargetPropagation(Chained):
         if len(feedback) != self.top:
             raise ValueError(f"feedback: need one for every block below the top ({self.top}), got {len(feedback)}")
         for name, value in {"nudging": nudging, "noise": noise, "feedback_lr": feedback_lr}.items():
-            if not 0 < value < torch.inf:
-                raise ValueError(f"{name}: must be positive and finite, got {value}")
+            check_positive(name, value)
         if iterations < 1:
             raise ValueError(f"iterations: feedback needs at least 1 update a batch, got {iterations}")
         if feedback_loss not in ("reconstruction", "jacobian"):
@@ -169,7 +169,7 @@ class TargetPropagation(Chained):
 
     def _feed(self, index: int, h: Tensor) -> Tensor:
         """Run feedback in full precision: targets are small differences."""
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             fed: Tensor = self.feedback[index](at_least_single(h))
             return fed
 
