@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -23,8 +24,9 @@ from localprop.cli import main
 from localprop.train import checkpoint
 from localprop.train.assemble import DataFacts
 from localprop.train.compare import compare
-from localprop.train.config import config_from
+from localprop.train.config import RunConfig, config_from
 from localprop.train.errors import Interrupted, TrainingError
+from localprop.train.fit import fit
 
 TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1"]
 
@@ -177,6 +179,31 @@ def test_cost__a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch
     facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.5,), (0.5,))
     with pytest.raises(TrainingError, match=r"measuring bp \(step\) ended with exit code 1 and said: nothing"):
         measure(config_from({"method": "bp", "model": "conv"}), facts)
+
+
+def test_cost__backprops_memory_is_that_at_the_methods_own_batch_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Methods may bring a batch size: what backprop took with another one is no measure for them."""
+    known = []
+
+    def measured(config: RunConfig, facts: DataFacts, *, backprop_memory: int | None) -> dict[str, Any]:
+        known.append(backprop_memory)
+        row: dict[str, Any] = {"method": config.method.name, "model": "fc", "width": 0.0625, "precision": "fp32"}
+        row |= {"step_seconds": 1.0, "backprop_step_seconds": 1.0, "step_ratio": 1.0, "step_ratio_spread": [1.0, 1.0]}
+        row |= {"threads": 1, "pairs": 7, "batch_size": config.batch_size, "peak_memory_bytes": 1, "memory_ratio": 1.0}
+        return {**row, "backprop_peak_memory_bytes": config.batch_size}
+
+    module = "localprop.train.compare"
+    monkeypatch.setattr(f"{module}._train", lambda config, out: fit(config, out, resume=True, stream=io.StringIO()))
+    monkeypatch.setattr(f"{module}.measure", measured)
+    tiny = {"model": "fc", "model.width": "0.0625", "model.chunks": "8", "epochs": "1", "limit_batches": "1"}
+    configs = [
+        config_from({**tiny, "method": method, "batch_size": size})
+        for method, size in (("bp", "8"), ("dcl", "8"), ("dcl-s", "4"))
+    ]
+    compare(configs, tmp_path / "out", seeds=range(1), stream=io.StringIO())
+    assert known == [None, 8, None]
 
 
 def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:
