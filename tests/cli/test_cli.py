@@ -76,6 +76,44 @@ def test_several_settings_out_of_their_ranges_are_reported_together(tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--method.clusters", "1", "--method.samples", "64"], "--method.clusters 1: must be at least 2"),
+        (["--method.clusters", "20000"], "--method.samples 16384: must be at least the number of clusters, 20000"),
+        ([], "--epochs: a run of 2 steps is too short"),
+    ],
+)
+def test_one_mistake_is_reported_once(flags, told, tmp_path, capsys):
+    """What a setting that was put back to its default makes of others is not reported."""
+    argv = ["train", "--method", "clusters", "--model", "cnn", *SMALL, *flags, "--out", str(tmp_path / "run")]
+    code, _, err = run(argv, capsys)
+    assert code == 2
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_refused_setting_without_a_default_is_reported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "demanding.py").write_text(
+        "from localprop import methods\n"
+        "def _build(net, specs, *, size: int):\n"
+        "    raise ValueError(f'size: must be positive, got {size}')\n"
+        "METHOD = methods.Method('m', 'M', 'greedy', 2020, '@misc{m}', _build, 'none')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["train", "--method", "demanding:METHOD", "--method.size", "0", *SMALL, "--out", str(tmp_path / "run")]
+    code, _, err = run(argv, capsys)
+    assert (code, err) == (2, "localprop: error: --method.size 0: must be positive, got 0\n")
+
+
+def test_a_run_too_short_for_a_methods_phases_is_found_before_the_first_is_trained(tmp_path, capsys):
+    argv = ["compare", "--methods", "bp,clusters", "--model", "cnn", *SMALL, "--out", str(tmp_path / "comparison")]
+    code, _, err = run(argv, capsys)
+    assert code == 2
+    assert "--epochs: a run of 2 steps is too short" in err
+    assert not (tmp_path / "comparison").exists()
+
+
 def test_a_mistake_in_the_last_method_is_found_before_the_first_is_trained(tmp_path, capsys):
     argv = ["compare", "--methods", "bp,predsim", "--method.beta", "7", *SMALL, "--out", str(tmp_path / "comparison")]
     code, out, err = run(argv, capsys)
@@ -261,6 +299,19 @@ def test_an_out_that_only_others_may_write_to_is_refused(tmp_path):
     ), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--optimizer", "SGD", "--optimizer.fused", "true", "--optimizer.foreach", "true"], "--optimizer SGD: "),
+        (["--validation", "0.99999"], "--validation 0.99999: fraction must leave an image of every class"),
+    ],
+)
+def test_what_is_refused_beyond_a_builders_own_checks_names_its_flag(flags, told, tmp_path, capsys):
+    code, _, err = run(["train", *SMALL, *flags, "--out", str(tmp_path / "run")], capsys)
+    assert code == 2
+    assert told in err
+
+
 @pytest.mark.parametrize("flag", ["--image-size", "--model.hidden"])
 def test_too_little_memory_exits_3_with_the_ways_out(flag, tmp_path, capsys):
     big = ["--model", "fc", "--model.chunks", "1", flag, "1000000000"]
@@ -275,6 +326,14 @@ def test_failed_training_exits_3(tmp_path, capsys):
     code, _, err = run(["train", "--method", "bp", *SMALL, *diverging, "--out", str(tmp_path / "run")], capsys)
     assert code == 3
     assert "step" in err
+
+
+def test_clusters_of_a_diverged_block_exit_3(tmp_path, capsys):
+    argv = ["train", "--method", "clusters", "--model", "cnn", "--model.width", "0.0625", "--epochs", "1"]
+    argv += ["--limit-batches", "10", "--batch-size", "16", "--method.samples", "256", "--threads", "1"]
+    code, _, err = run([*argv, "--optimizer.lr", "1e25", "--out", str(tmp_path / "run")], capsys)
+    assert code == 3
+    assert "Try a smaller --optimizer.lr" in err
 
 
 def test_an_interrupt_exits_130_with_a_checkpoint(tmp_path):

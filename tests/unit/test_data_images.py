@@ -90,6 +90,16 @@ def test_floating_point_is_scaled_by_its_white(white: int, tmp_path: Path) -> No
     assert is_gray(path, "image.tiff")
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_floating_point_may_leave_its_scale_by_rounding(white: int, tmp_path: Path) -> None:
+    pixels = RAMP.astype(np.float32) / 255 * white
+    pixels[pixels == 0] -= 1e-7
+    pixels[pixels == white] *= 1 + 2e-7
+    path = saved(Image.fromarray(pixels), tmp_path / "image.tiff")
+
+    assert np.array_equal(read_image(path, channels=1, size=None)[0], RAMP)
+
+
 @pytest.mark.parametrize("wrong", [-0.5, 256.0, np.nan, np.inf])
 def test_floating_point_of_no_known_scale_is_refused(wrong: float, tmp_path: Path) -> None:
     path = saved(Image.fromarray(np.array([[0.5, wrong]], dtype=np.float32)), tmp_path / "image.tiff")

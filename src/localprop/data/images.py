@@ -15,6 +15,7 @@ from localprop.data.store import DataError
 
 _MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
+_ROUNDING = 1e-3  # of floating-point pixels: interpolation and sums of weights leave 1.0000001
 
 
 def read_image(path: str | Path, *, channels: int, size: int | tuple[int, int] | None) -> Tensor:
@@ -91,17 +92,18 @@ def _damaged(place: str, error: Exception) -> DataError:
 
 
 def _levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Scale floating-point pixels to bytes: white is 1, or 255 if any pixel lies above 1.
+    """Scale floating-point pixels to bytes: white is 1, or 255 if any pixel lies above 1 by more than rounding.
 
     Raises:
         ValueError: A pixel that neither scale has.
     """
     lowest, highest = float(pixels.min()), float(pixels.max())
-    if not (lowest >= 0 and highest <= 255):  # also NaN
+    if not (lowest >= -_ROUNDING and highest <= 255 + _ROUNDING):  # also NaN
         raise ValueError(
             f"its floating-point pixels lie in {lowest:g} .. {highest:g}; save them in 0 .. 1 or in 0 .. 255"
         )
-    levels: NDArray[np.uint8] = (pixels * (255 if highest <= 1 else 1)).round().astype(np.uint8)
+    white = 1 if highest <= 1 + _ROUNDING else 255
+    levels: NDArray[np.uint8] = (pixels * (255 / white)).round().clip(0, 255).astype(np.uint8)
     return levels
 
 

@@ -39,7 +39,8 @@ def spread_centres(points: Tensor, count: int, generator: torch.Generator) -> Te
     distances = torch.full_like(points[:, 0], torch.inf)
     while len(chosen) < count:
         distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(1))
-        weights = distances + (distances.sum() == 0)
+        weights = distances.nan_to_num(0.0, 0.0)  # a diverged block's: its loss tells, not this
+        weights = weights + (weights.sum() == 0)
         chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
     return points[chosen]
 

@@ -61,7 +61,9 @@ class PredictiveForwardForward(Chained):
         ValueError: A setting out of its range, a network without hidden blocks, or a stretch of blocks.
 
     Note: z_l is the block's activation, before its closing pooling, and a closing `nn.ReLU` gives way to the circuit's;
-        other nonlinearities stay. Running statistics of batch normalisation follow all rounds.
+        other nonlinearities stay. Running statistics of batch normalisation follow all rounds. A label comes down one
+        block a round: below the top K blocks nothing is learned, and below the top K/2 + 1 nothing is answered, so take
+        K >= 2 (L - 1).
 
     References: Ororbia and Mali, "The Predictive Forward-Forward Algorithm", 2023, arXiv:2301.01452.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from localprop.splitting import split
 from localprop.train.components import optimizer_class
 from localprop.train.config import RunConfig
 from localprop.train.executor import LocalExecutor
-from localprop.types import Normalisation
+from localprop.train.phases import takes_steps
+from localprop.types import Normalisation, Phase
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -101,7 +102,10 @@ def load_data(config: RunConfig) -> RunData:
     images = data.load(config.data.name, image_size=config.image_size, **config.data.settings)
     if not config.validation:
         return RunData(images, None)
-    return RunData(*images.hold_out(config.validation, derive(config.seed, "validation")))
+    try:
+        return RunData(*images.hold_out(config.validation, derive(config.seed, "validation")))
+    except ValueError as error:
+        raise ValueError(f"--validation {config.validation}: {error}") from error
 
 
 def build_rule(config: RunConfig, facts: DataFacts, device: torch.device) -> Rule:
@@ -166,6 +170,16 @@ def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch
     return loader
 
 
+def num_steps(config: RunConfig, phases: Sequence[Phase], loader: BatchLoader) -> int:
+    """Return the steps of a run, 0 if no phase takes any."""
+    return config.epochs * steps_per_epoch(config, loader) if takes_steps(phases) else 0
+
+
+def steps_per_epoch(config: RunConfig, loader: BatchLoader) -> int:
+    """Return the steps of an epoch."""
+    return len(loader) if config.limit_batches is None else min(config.limit_batches, len(loader))
+
+
 def evaluation_pairs(
     config: RunConfig, images: ImageSet, facts: DataFacts, rule: Rule, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,7 +218,7 @@ def optimizer_factory(name: str, settings: dict[str, Any]) -> Callable[[list[nn.
                 except RuntimeError:  # no fused form for this device, data type or setting: same numbers, slower
                     pass
             return cls(parameters, **settings)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"--optimizer {name}: {error}; change --optimizer.SETTING or --optimizer") from error
 
     return make

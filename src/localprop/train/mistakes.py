@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import Parameter
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from localprop.data.loader import BatchLoader
 from localprop.data.store import DataError, ImageData
+from localprop.rules import Rule
 from localprop.train.assemble import (
     DataFacts,
     build_executor,
     build_loader,
     build_rule,
     load_data,
+    num_steps,
     optimizer_factory,
     resolve_device,
 )
 from localprop.train.components import Component, find
 from localprop.train.config import RunConfig
+from localprop.train.phases import plan
 from localprop.train.settings import ConfigError, field_types
 
 Built = TypeVar("Built")
@@ -54,7 +60,7 @@ def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
     """Return what the parts of a run refuse, one line each; without images what can be known without them.
 
     A setting that its builder refuses is put back to its default, and the part is built again, until nothing more is
-    refused: the ranges stand in the builders alone.
+    refused: the ranges stand in the builders alone. What is refused because of such a default is no mistake.
     """
     problems: list[str] = []
     host = torch.device("cpu")
@@ -85,30 +91,43 @@ def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
     config = replace(config, model=sound)
     rule = _build("method", config.method, lambda part: build_rule(replace(config, method=part), facts, host), problems)
     if rule is not None and not problems:
-        _tried(lambda: build_loader(config, images, rule, host), problems)
+        _tried(lambda: _plan(config, rule, build_loader(config, images, rule, host)), problems)
         _tried(lambda: build_executor(config, rule), problems)
     return problems
 
 
+def _plan(config: RunConfig, rule: Rule, loader: BatchLoader) -> object:
+    phases = rule.phases()
+    return plan(phases, num_blocks=len(rule.net), total_steps=num_steps(config, phases, loader))
+
+
 def _build(kind: str, component: Component, build: Callable[[Component], Built], problems: list[str]) -> Built | None:
     """Build a part; what it refuses goes to `problems`. Returns None if it cannot be built without a setting either."""
-    settings = dict(component.settings)
+    settings, put_back = dict(component.settings), set[str]()
     while True:
         try:
             return build(Component(component.name, settings))
         except ValueError as error:
             setting, _, reason = str(error).removeprefix(f"{kind}.").partition(": ")
+            if setting in put_back:  # its default does not go with another setting: reported already
+                return None
             if setting not in settings:
                 problems.append(str(error) if isinstance(error, DataError) else _labelled(str(error), kind, component))
                 return None
-            problems.append(f"--{kind}.{setting.replace('_', '-')} {settings.pop(setting)}: {reason}")
+            value = settings.pop(setting)
+            if put_back.isdisjoint(re.findall(r"\w+", reason)):
+                problems.append(f"--{kind}.{setting.replace('_', '-')} {value}: {reason}")
+            put_back.add(setting)
+            if find(kind, component.name).settings[setting].default is Parameter.empty:
+                return None
 
 
 def _tried(build: Callable[[], object], problems: list[str]) -> None:
     try:
         build()
     except ValueError as error:
-        problems.append(str(error))
+        is_own = str(error).partition(": ")[0] in field_types()
+        problems.append(f"--{error}" if is_own else str(error))
 
 
 def _labelled(message: str, kind: str, component: Component) -> str:

@@ -25,7 +25,9 @@ from localprop.train.assemble import (
     build_rule,
     evaluation_pairs,
     load_data,
+    num_steps,
     resolve_device,
+    steps_per_epoch,
 )
 from localprop.train.components import find
 from localprop.train.config import RunConfig
@@ -33,7 +35,7 @@ from localprop.train.directory import kept
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
-from localprop.train.phases import Borders, Stretch, plan, step_in, takes_steps
+from localprop.train.phases import Borders, Stretch, plan, step_in
 from localprop.train.rows import block_rows, evaluation_row
 from localprop.types import BlockStep
 
@@ -59,10 +61,9 @@ class Training:
         self.rule = build_rule(config, self.facts, self.device)
         self.loader = build_loader(config, self.images, self.rule, self.device)
         self.schedule = find("schedule", config.schedule.name).builder(**config.schedule.settings)
-        limit = config.limit_batches
-        self.steps_per_epoch = len(self.loader) if limit is None else min(limit, len(self.loader))
+        self.steps_per_epoch = steps_per_epoch(config, self.loader)
         phases = self.rule.phases()
-        self.total_steps = config.epochs * self.steps_per_epoch if takes_steps(phases) else 0
+        self.total_steps = num_steps(config, phases, self.loader)
         stretches = plan(phases, num_blocks=len(self.rule.net), total_steps=self.total_steps)
         self.borders = Borders(self.rule, stretches, lambda: self._pairs(self.images.train, config))
         if config.feature_cache_mb is not None and self.images.augmentation != Augmentation():
