@@ -181,6 +181,13 @@ def test_cost__a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch
         measure(config_from({"method": "bp", "model": "conv"}), facts)
 
 
+def test_cost__methods_that_draw_the_image_are_measured() -> None:
+    torch.set_num_threads(1)
+    config = config_from({"method": "contrec", "model": "conv", "model.width": "0.0625", "batch_size": "4"})
+    facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.3,), (0.2,))
+    assert measure_step_ratio(config, facts, seconds=0)["step_ratio"] > 0
+
+
 def test_cost__backprops_memory_is_that_at_the_methods_own_batch_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -167,11 +167,13 @@ def _backprop_step(config: RunConfig, model: nn.Module) -> Step:
 
 
 def _batch(config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Make a batch of noise: arithmetic and memory do not depend on the pixels."""
+    """Make a batch of noise as images in [0, 1] become inputs: arithmetic and memory do not depend on the pixels."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(config.batch_size, *facts.image_shape, generator=generator)
+    images = torch.rand(config.batch_size, *facts.image_shape, generator=generator)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (facts.mean, facts.std))
+    x = (images - mean) / std
     y = torch.randint(len(facts.class_names), (config.batch_size,), generator=generator)
     return x.to(device), y.to(device)
 
