@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from localprop.fusing import run_fused
 from localprop.types import BlockSpec
 
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
@@ -109,11 +110,11 @@ class LocalNetwork(nn.Module):
             with context(index):
                 if index in at_activation:
                     body, tail = body_and_tail(self.blocks[index])
-                    scored = body(block_input)
+                    scored = run_fused(body, block_input)
                     with torch.no_grad():  # the tail has no parameters: nothing is learned through it
                         h = tail(scored.detach())
                 else:
-                    scored = self.blocks[index](block_input)
+                    scored = run_fused(self.blocks[index], block_input)
                     h = scored.detach()
             yield BlockPass(index, block_input, scored, h)
             del scored  # its graph must be gone before the next block runs
@@ -137,7 +138,7 @@ class LocalNetwork(nn.Module):
         h, outputs = x.detach(), []
         for index in blocks:
             with context(index):
-                h = self.blocks[index](h)
+                h = run_fused(self.blocks[index], h)
             outputs.append(h)
         return outputs
 
