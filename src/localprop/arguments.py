@@ -86,10 +86,36 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", default="1", help="runs of each method: seeds 0 to N-1 (default: 1)")
 
 
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Add what `localprop bench` takes: what is measured, and the flags of a run that decide its cost."""
+    settings = [*(kind for kind in KINDS if kind not in ("method", "schedule")), "batch_size", "precision", "threads"]
+    settings += ["device", "at", "image_size"]
+    parser.add_argument("what", choices=("step", "memory", "depth"), help="time, memory, or memory over depth")
+    _add_settings(parser, settings, {"data": "cifar10", "batch_size": "128", "threads": "1"})
+    parser.add_argument("--methods", metavar="NAME,NAME", default="dcl,dcl-s,dcl-ld,pred", help="default: %(default)s")
+    parser.add_argument("--baselines", metavar="NAME,NAME", default="", help="other ways to write backprop, beside it")
+    parser.add_argument("--blocks", metavar="N,N", default="8,64,256,1024", help="depths (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="also draw the rows, as PNG, SVG or PDF")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.set_defaults(config=None, allow_imports=False, resume=None)  # a benchmark is given by its flags alone
+    parser.add_argument("-h", "--help", action="store_true", help="show this, and the settings of named components")
+
+
 def _add_run(parser: argparse.ArgumentParser, settings: Sequence[str], out: str) -> None:
     parser.usage = f"{parser.prog} [--FLAG VALUE] [--COMPONENT.SETTING VALUE] ... [--out DIR]"
+    _add_settings(parser, settings, {})
+    parser.add_argument("-h", "--help", action="store_true", help="show this, and the settings of named components")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
+    parser.add_argument("--out", metavar="DIR", type=Path, help=f"directory to write (default: {out})")
+    parser.add_argument("--resume", metavar="auto", help="auto: start, go on, or leave a finished run as it is")
+    parser.add_argument("--allow-imports", action="store_true", help="import the code that the --config file names")
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[str], own_defaults: Mapping[str, str]) -> None:
+    """Add flags of components and settings of a run, with the defaults that this command has in place of a run's."""
     parser.epilog = SETTINGS_HELP
-    defaults = {item.name: item.default for item in dataclasses.fields(RunConfig)}
+    defaults = {item.name: item.default for item in dataclasses.fields(RunConfig)} | dict(own_defaults)
+    names = {**DEFAULT_NAMES, **own_defaults}
     components = parser.add_argument_group("components")
     own = parser.add_argument_group("settings of the run")
     for name in settings:
@@ -97,18 +123,28 @@ def _add_run(parser: argparse.ArgumentParser, settings: Sequence[str], out: str)
             group, metavar, text = (
                 components,
                 "NAME",
-                f"default: {DEFAULT_NAMES.get(name, 'the recipe of the method')}",
+                f"default: {names.get(name, 'the recipe of the method')}",
             )
         else:
             group, metavar, text = own, "VALUE", field_types()[name].__metadata__[-1]
-            if "unless given" not in text and defaults[name] not in (None, ()):
+            if name in own_defaults or ("unless given" not in text and defaults[name] not in (None, ())):
                 text += f" (default: {defaults[name]})"
-        group.add_argument(spelled(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
-    parser.add_argument("-h", "--help", action="store_true", help="show this, and the settings of named components")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--out", metavar="DIR", type=Path, help=f"directory to write (default: {out})")
-    parser.add_argument("--resume", metavar="auto", help="auto: start, go on, or leave a finished run as it is")
-    parser.add_argument("--allow-imports", action="store_true", help="import the code that the --config file names")
+        default = own_defaults.get(name, argparse.SUPPRESS)
+        group.add_argument(spelled(name), metavar=metavar, default=default, help=text)
+
+
+def listed(text: str) -> list[str]:
+    """Split what a flag lists with commas; each name once."""
+    return list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+
+
+def counts(flag: str, text: str, problems: list[str]) -> list[int]:
+    """Read positive whole numbers with commas; adds what is wrong to the problems."""
+    numbers = listed(text)
+    if not numbers or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        problems.append(f"{flag} {text}: must be whole numbers of at least 1 with commas, such as 8,64,256")
+        return []
+    return [int(number) for number in numbers]
 
 
 def refuse(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
@@ -145,7 +181,9 @@ def run_flags(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[dict[
                 continue
             text = words.pop(0)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-        if close and "." not in key:
+        if key in field_types() and key not in known:
+            problems.append(f"{flag} {text}: {arguments.parser.prog} does not take this")
+        elif close and "." not in key:
             problems.append(f"{flag} {text}: no such flag (did you mean {known[close[0]]}?)")
         else:
             flags[key] = text

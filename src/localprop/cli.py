@@ -85,7 +85,7 @@ def _parser() -> accepted.Parser:
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
             allow_abbrev=False,
-            add_help=command not in (_train, _compare),  # theirs depends on the other flags
+            add_help=command not in (_train, _compare, _bench),  # theirs depends on the other flags
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(one)
@@ -152,26 +152,12 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     flags, problems = accepted.run_flags(arguments, rest)
     if arguments.help:
         return _show_help(arguments.parser, flags)
-    methods = list(dict.fromkeys(filter(None, (name.strip() for name in arguments.methods.split(",")))))
-    if not methods:
-        problems.append("--methods: name the methods to compare, such as --methods bp,dcl")
     num_seeds = 0
     try:
         num_seeds = coerce(field_types()["epochs"], arguments.seeds)
     except ValueError as error:
         problems.append(f"--seeds {arguments.seeds}: {error}")
-    found: list[Resolved] = []
-    notes: list[str] = []
-    for method in methods or [DEFAULT_NAMES["method"]]:
-        own = {**accepted.flags_of(method, methods, flags), "method": method, "seed": "0"}
-        try:
-            found.append(_resolved(arguments, own, problems))
-        except ConfigError as error:
-            problems += error.problems
-        for key in flags.keys() - own.keys():
-            notes.append(f"{accepted.spelled(key)} {flags[key]}: not a setting of {method}")
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+    found, notes = _resolve_methods(arguments, flags, problems)
     configs = [resolved.config for resolved in found]
     directory = arguments.out or _default_directory(f"compare-{configs[0].model.name}-{configs[0].data.name}")
 
@@ -183,6 +169,30 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     resume = arguments.resume == "auto"
     return _trained(lambda: compare(configs, directory, seeds=range(num_seeds), resume=resume, notes=shown))
+
+
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> int:
+    flags, problems = accepted.run_flags(arguments, rest)
+    if arguments.help:
+        return _show_help(arguments.parser, flags)
+    from localprop.bench.rows import bench_rows
+    from localprop.bench.subjects import BASELINES
+    from localprop.report.bench import bench_figure, cells
+
+    baselines = accepted.listed(arguments.baselines)
+    problems += [
+        f"--baselines {name}: no such baseline{nearest(name, BASELINES)}; there are {', '.join(list(BASELINES)[1:])}"
+        for name in baselines
+        if name not in BASELINES
+    ]
+    depths = accepted.counts("--blocks", arguments.blocks, problems)
+    found, notes = _resolve_methods(arguments, flags, problems)
+    streams.say(*notes)
+    rows = bench_rows(arguments.what, [one.config for one in found], baselines=baselines, depths=depths)
+    shown = rows if arguments.json else cells(arguments.what, rows)
+    if arguments.picture is not None:
+        bench_figure(arguments.what, rows, arguments.picture)
+    return _show(shown, tuple(shown[0]), arguments.json, header=True)
 
 
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -210,6 +220,7 @@ COMMANDS: Mapping[str, tuple[Command, Callable[[argparse.ArgumentParser], None],
     "cite": (_cite, accepted.add_cite, "print the BibTeX entry of a method"),
     "train": (_train, accepted.add_train, "train a network"),
     "compare": (_compare, accepted.add_compare, "train a network by several methods, into one table"),
+    "bench": (_bench, accepted.add_bench, "measure time and memory of training steps beside hand-written backprop"),
     "evaluate": (_evaluate, accepted.add_evaluate, "measure the errors of a trained network again"),
     "predict": (_predict, accepted.add_predict, "classify images with a trained network"),
 }
@@ -224,6 +235,32 @@ def _resolved(arguments: argparse.Namespace, flags: Mapping[str, str], problems:
     if problems:
         raise ConfigError(problems)
     return resolved
+
+
+def _resolve_methods(
+    arguments: argparse.Namespace, flags: Mapping[str, str], problems: list[str]
+) -> tuple[list[Resolved], list[str]]:
+    """Resolve the settings for every method of --methods; also says which flags some of them do not have.
+
+    Raises:
+        ConfigError: All mistakes, `problems` among them.
+    """
+    methods = accepted.listed(arguments.methods)
+    if not methods:
+        problems.append("--methods: name the methods to compare, such as --methods bp,dcl")
+    found: list[Resolved] = []
+    notes: list[str] = []
+    for method in methods or [DEFAULT_NAMES["method"]]:
+        own = {**accepted.flags_of(method, methods, flags), "method": method, "seed": "0"}
+        try:
+            found.append(_resolved(arguments, own, problems))
+        except ConfigError as error:
+            problems += error.problems
+        for key in flags.keys() - own.keys():
+            notes.append(f"{accepted.spelled(key)} {flags[key]}: not a setting of {method}")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return found, notes
 
 
 def _trained(train: Callable[[], object]) -> int:
@@ -261,9 +298,9 @@ def _default_directory(name: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
 
 
-def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> int:
+def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, *, header: bool = False) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        streams.print_table(rows, columns)
+        streams.print_table([dict(zip(columns, columns, strict=True)), *rows] if header else rows, columns)
     return 0

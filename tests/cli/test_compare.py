@@ -19,7 +19,9 @@ import torch
 from PIL import Image
 
 import localprop
-from localprop.bench.cost import measure, measure_memory, measure_step_ratio
+from localprop.bench import subjects
+from localprop.bench.cost import step_rows
+from localprop.bench.measure import time_row, time_steps
 from localprop.cli import main
 from localprop.train import checkpoint
 from localprop.train.assemble import DataFacts
@@ -178,50 +180,46 @@ def test_cost__a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", "false")
     facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.5,), (0.5,))
     with pytest.raises(TrainingError, match=r"measuring bp \(step\) ended with exit code 1 and said: nothing"):
-        measure(config_from({"method": "bp", "model": "conv"}), facts)
+        step_rows([config_from({"method": "bp", "model": "conv"})], facts, seconds=0)
 
 
 def test_cost__methods_that_draw_the_image_are_measured() -> None:
     torch.set_num_threads(1)
     config = config_from({"method": "contrec", "model": "conv", "model.width": "0.0625", "batch_size": "4"})
     facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.3,), (0.2,))
-    assert measure_step_ratio(config, facts, seconds=0)["step_ratio"] > 0
+    own, backprop = subjects.method(config, facts), subjects.baseline("bp", config, facts)
+    assert time_row(*time_steps([own, backprop], seconds=0, rounds=(2, 2)))["step_ratio"] > 0
 
 
 def test_cost__backprops_memory_is_that_at_the_methods_own_batch_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Methods may bring a batch size: what backprop took with another one is no measure for them."""
-    known = []
+    known, taken = [], []
 
-    def measured(config: RunConfig, facts: DataFacts, *, backprop_memory: int | None) -> dict[str, Any]:
-        known.append(backprop_memory)
+    def measured(config: RunConfig, facts: DataFacts, *, backprop: dict[str, int]) -> dict[str, Any]:
+        known.append((config.method.name, backprop["peak_memory_bytes"]))
         row: dict[str, Any] = {"method": config.method.name, "model": "fc", "width": 0.0625, "precision": "fp32"}
         row |= {"step_seconds": 1.0, "backprop_step_seconds": 1.0, "step_ratio": 1.0, "step_ratio_spread": [1.0, 1.0]}
         row |= {"threads": 1, "pairs": 7, "batch_size": config.batch_size, "peak_memory_bytes": 1, "memory_ratio": 1.0}
-        return {**row, "backprop_peak_memory_bytes": config.batch_size}
+        return {**row, "backprop_peak_memory_bytes": backprop["peak_memory_bytes"]}
+
+    def memory_of(what: str, config: RunConfig, facts: DataFacts) -> dict[str, int]:
+        taken.append(config.batch_size)
+        return {"peak_memory_bytes": config.batch_size}
 
     module = "localprop.train.compare"
     monkeypatch.setattr(f"{module}._train", lambda config, out: fit(config, out, resume=True, stream=io.StringIO()))
     monkeypatch.setattr(f"{module}.measure", measured)
+    monkeypatch.setattr(f"{module}.memory_of", memory_of)
     tiny = {"model": "fc", "model.width": "0.0625", "model.chunks": "8", "epochs": "1", "limit_batches": "1"}
     configs = [
         config_from({**tiny, "method": method, "batch_size": size})
         for method, size in (("bp", "8"), ("dcl", "8"), ("dcl-s", "4"))
     ]
     compare(configs, tmp_path / "out", seeds=range(1), stream=io.StringIO())
-    assert known == [None, 8, None]
-
-
-def test_cost__hand_written_backprop_is_the_same_arithmetic_as_bp() -> None:
-    torch.set_num_threads(1)
-    config = config_from({"method": "bp", "model": "conv", "model.width": "0.25", "batch_size": "16"})
-    facts = DataFacts(tuple("0123456789"), (1, 28, 28), (0.5,), (0.5,))
-    row = measure_step_ratio(config, facts, seconds=0)
-    assert row["pairs"] >= 7
-    low, high = row["step_ratio_spread"]
-    assert low <= row["step_ratio"] <= high
-    assert measure_memory(config, facts, backprop=True) >= 0
+    assert known == [("bp", 8), ("dcl", 8), ("dcl-s", 4)]
+    assert taken == [8, 4]
 
 
 @pytest.mark.parametrize(

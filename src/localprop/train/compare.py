@@ -16,9 +16,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from localprop.bench.cost import measure
+from localprop.bench.cost import Memory, measure, memory_of, protocol
 from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
-from localprop.train.components import Component
 from localprop.train.config import RunConfig
 from localprop.train.directory import (
     check_run_directory,
@@ -78,7 +77,7 @@ def compare(
         for config in configs:
             print(f"\n{config.method.name}, seed {seed}", file=stream, flush=True)
             _train(replace(config, seed=seed), directory / config.method.name / f"seed-{seed}")
-    backprop_memory: dict[str, int] = {}  # by all settings but the method's: some methods bring a batch size
+    backprop: dict[str, Memory] = {}  # by all settings but the method's
     for config in configs:
         file = directory / config.method.name / "cost.json"
         if not file.exists():
@@ -86,10 +85,10 @@ def compare(
             if not takes_steps(run.rule.phases()):  # closed forms alone: there is no step to measure
                 continue
             print(f"measuring time and memory of {config.method.name}", file=stream, flush=True)
-            protocol = replace(config, method=Component("bp")).to_yaml()
-            cost = measure(config, run.facts, backprop_memory=backprop_memory.get(protocol))
-            backprop_memory[protocol] = cost["backprop_peak_memory_bytes"]
-            write_json(file, cost)
+            key = protocol(config)
+            if key not in backprop:
+                backprop[key] = memory_of("bp", config, run.facts)
+            write_json(file, measure(config, run.facts, backprop=backprop[key]))
     rows = comparison(directory, [config.method.name for config in configs])
     content = to_json(rows)
     write_json(directory / "comparison.json", content)
