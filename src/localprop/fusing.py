@@ -15,20 +15,22 @@ def run_fused(block: nn.Module, x: Tensor) -> Tensor:
 
     - Conv2d -> BatchNorm2d -> ReLU, and a MaxPool2d behind it, in training mode: see `conv_norm_relu_pool`.
     - LayerNorm -> Linear, where x needs no gradient: see `norm_linear`.
+    - Under autocast neither, but ReLU -> MaxPool2d the other way round: the same values from a smaller map.
 
-    A layer of another class, with hooks, or with settings that the functions do not have runs by itself, and so do all
-    under autocast.
+    A layer of another class, with hooks, or with settings that the functions do not have runs by itself.
 
     Args:
         block: Any module.
         x: Its input.
     """
-    if not _is_chain(block) or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+    if not _is_chain(block) or not torch.is_grad_enabled():
         out: Tensor = block(x)
         return out
+    chains = (_relu_pool,) if torch.is_autocast_enabled(x.device.type) else (_conv_chain, _norm_linear)
     layers = list(block.children())
     while layers:
-        x, used = _conv_chain(layers, x) or _norm_linear(layers, x) or (run_fused(layers[0], x), 1)
+        found = next(filter(None, (chain(layers, x) for chain in chains)), None)
+        x, used = found or (run_fused(layers[0], x), 1)
         del layers[:used]
     return x
 
@@ -88,6 +90,15 @@ def _norm_linear(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] |
     if norm.weight is None or norm.bias is None or norm.normalized_shape != x.shape[1:]:
         return None
     return norm_linear(x, norm.weight, norm.bias, linear.weight, linear.bias, eps=norm.eps), 2
+
+
+def _relu_pool(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | None:
+    """Run a ReLU and a pooling the other way round, if the layers begin so: maximum and ReLU commute."""
+    if not _begin_with(layers, nn.ReLU, nn.MaxPool2d):
+        return None
+    relu, pool = layers[:2]
+    out: Tensor = relu(pool(x))
+    return out, 2
 
 
 def _is_chain(block: nn.Module) -> bool:

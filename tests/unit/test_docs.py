@@ -78,7 +78,10 @@ def each_method(words: list[str]) -> list[list[str]]:
 
 
 def shrunk(words: list[str]) -> list[str]:
-    """Make a training cheap, and compare one method: later flags win over earlier ones."""
+    """Make a training or a benchmark cheap, and compare one method: later flags win over earlier ones."""
+    if words[:1] == ["bench"]:
+        words = [*words, "--methods", "dcl", "--batch-size", "4", "--blocks", "1,2", "--baselines", "bp-fused"]
+        return words if "--model" in words else [*words, "--model.width", "0.0625"]
     if words[:1] not in (["train"], ["compare"]) or {"--help", "--print-config"} & set(words):
         return words
     less = ["--epochs", "1", "--limit-batches", "2", "--threads", "1"]
@@ -122,6 +125,7 @@ def workplace(stocked, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALPROP_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(compare, "measure", partial(compare.measure, seconds=0))  # the fewest pairs, but real ones
+    monkeypatch.setattr("localprop.bench.rows.STEP_SECONDS", 0.0)
     before, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path

@@ -186,14 +186,27 @@ def test_layers_that_the_functions_do_not_know_run_by_themselves(change):
     assert torch.equal(h, other(x))
 
 
-def test_nothing_is_fused_without_gradients_or_under_autocast():
+def test_nothing_is_fused_without_gradients():
     block, x = chain()
     other = copy.deepcopy(block)
     with torch.no_grad():
         assert torch.equal(run_fused(block, x), other(x))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_under_autocast_relu_follows_the_pooling_and_nothing_changes(pool: str):
+    block, x = chain(pool=pool)
     block, x = block.float(), x.float()
+    other = copy.deepcopy(block)
     with torch.autocast("cpu", torch.bfloat16):
-        assert "_ConvNormReluPoolBackward" not in used(run_fused(block, x))
+        h, expected = run_fused(block, x), other(x)
+    assert "_ConvNormReluPoolBackward" not in used(h)
+    assert type(h.grad_fn).__name__ == "ReluBackward0"
+    assert torch.equal(h, expected)
+    for out in (h, expected):
+        (out.float() ** 2).sum().backward()
+    for one, two in zip(block.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-2, atol=1e-2)
 
 
 def test_statistics_stand_still_where_they_are_switched_off():
