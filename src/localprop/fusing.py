@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.fused import Convolution, MaxPool, conv_norm_relu_pool, norm_linear
@@ -13,9 +14,10 @@ from localprop.functional.fused import Convolution, MaxPool, conv_norm_relu_pool
 def run_fused(block: nn.Module, x: Tensor) -> Tensor:
     """Compute block(x) for one backward pass, with these chains of an `nn.Sequential` as one function each.
 
-    - Conv2d -> BatchNorm2d -> ReLU, and a MaxPool2d behind it, in training mode: see `conv_norm_relu_pool`.
-    - LayerNorm -> Linear, where x needs no gradient: see `norm_linear`.
-    - Under autocast neither, but ReLU -> MaxPool2d the other way round: the same values from a smaller map.
+    - Conv2d -> BatchNorm2d -> ReLU, and a MaxPool2d behind it, in training mode: see `conv_norm_relu_pool`. Under
+      autocast the layers run by themselves, but the bias that the normalisation takes away again is left out, and
+      the pooling comes before the ReLU.
+    - LayerNorm -> Linear, where x needs no gradient and without autocast: see `norm_linear`.
 
     A layer of another class, with hooks, or with settings that the functions do not have runs by itself.
 
@@ -26,11 +28,9 @@ def run_fused(block: nn.Module, x: Tensor) -> Tensor:
     if not _is_chain(block) or not torch.is_grad_enabled():
         out: Tensor = block(x)
         return out
-    chains = (_relu_pool,) if torch.is_autocast_enabled(x.device.type) else (_conv_chain, _norm_linear)
     layers = list(block.children())
     while layers:
-        found = next(filter(None, (chain(layers, x) for chain in chains)), None)
-        x, used = found or (run_fused(layers[0], x), 1)
+        x, used = _conv_chain(layers, x) or _norm_linear(layers, x) or (run_fused(layers[0], x), 1)
         del layers[:used]
     return x
 
@@ -53,13 +53,11 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
         return None
     pool, used = None, 3
     if _begin_with(layers[3:], nn.MaxPool2d):
-        pooling = layers[3]
-        assert isinstance(pooling, nn.MaxPool2d)
-        if not pooling.return_indices:
-            kernel, stride, padding, dilation = map(
-                _pair, (pooling.kernel_size, pooling.stride, pooling.padding, pooling.dilation)
-            )
-            pool, used = MaxPool(kernel, stride, padding, dilation, pooling.ceil_mode), 4
+        assert isinstance(layers[3], nn.MaxPool2d)
+        if not layers[3].return_indices:
+            pool, used = layers[3], 4
+    if torch.is_autocast_enabled(x.device.type):
+        return _conv_chain_by_layers(conv, norm, pool, x), used
     h, mean, var = conv_norm_relu_pool(
         x,
         conv.weight,
@@ -68,7 +66,7 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
         norm.bias,
         eps=norm.eps,
         convolution=Convolution(_pair(conv.stride), _pair(conv.padding), _pair(conv.dilation), conv.groups),
-        pool=pool,
+        pool=None if pool is None else _moves(pool),
     )
     if norm.track_running_stats:
         assert norm.running_mean is not None
@@ -80,9 +78,29 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
     return h, used
 
 
+def _conv_chain_by_layers(conv: nn.Conv2d, norm: nn.BatchNorm2d, pool: nn.MaxPool2d | None, x: Tensor) -> Tensor:
+    y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    beta: Tensor = norm.bias
+    mean, var, momentum = None, None, norm.momentum or 0.0
+    if norm.track_running_stats:
+        assert norm.running_mean is not None
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        mean, var = norm.running_mean.clone(), norm.running_var  # autograd keeps the mean that goes in here
+    if conv.bias is not None:
+        beta = torch.add(beta, conv.bias, alpha=0.0)  # so that its gradient is 0, not missing
+    h = F.batch_norm(y, mean, var, norm.weight, beta, training=True, momentum=momentum, eps=norm.eps)
+    if mean is not None and norm.running_mean is not None:
+        norm.running_mean.copy_(mean if conv.bias is None else mean + momentum * conv.bias.detach())
+    h = h if pool is None else pool(h)
+    return h.relu_()
+
+
 def _norm_linear(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | None:
     """Run a layer norm and a linear layer, if the layers begin so; also says how many they were."""
     if not _begin_with(layers, nn.LayerNorm, nn.Linear) or x.requires_grad or x.dim() != 2:
+        return None
+    if torch.is_autocast_enabled(x.device.type):
         return None
     norm, linear = layers[:2]
     assert isinstance(norm, nn.LayerNorm)
@@ -90,15 +108,6 @@ def _norm_linear(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] |
     if norm.weight is None or norm.bias is None or norm.normalized_shape != x.shape[1:]:
         return None
     return norm_linear(x, norm.weight, norm.bias, linear.weight, linear.bias, eps=norm.eps), 2
-
-
-def _relu_pool(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | None:
-    """Run a ReLU and a pooling the other way round, if the layers begin so: maximum and ReLU commute."""
-    if not _begin_with(layers, nn.ReLU, nn.MaxPool2d):
-        return None
-    relu, pool = layers[:2]
-    out: Tensor = relu(pool(x))
-    return out, 2
 
 
 def _is_chain(block: nn.Module) -> bool:
@@ -116,6 +125,12 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def _moves(pool: nn.MaxPool2d) -> MaxPool:
+    sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    kernel, stride, padding, dilation = map(_pair, sizes)
+    return MaxPool(kernel, stride, padding, dilation, pool.ceil_mode)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
