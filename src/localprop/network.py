@@ -51,12 +51,16 @@ class LocalNetwork(nn.Module):
     Args:
         blocks: The blocks in order. Each must have parameters.
         names: One unique name a block. Default: "0", "1", ...
+        architecture: Name of the network in the catalogue of models, if it is one of these: methods may have settings
+            that are published for it.
 
     Raises:
         ValueError: No blocks, a block without parameters, or names that do not fit.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], names: Sequence[str] | None = None, architecture: str | None = None
+    ) -> None:
         super().__init__()
         names = [str(i) for i in range(len(blocks))] if names is None else list(names)
         if not blocks:
@@ -71,6 +75,7 @@ class LocalNetwork(nn.Module):
                 )
         self.blocks = nn.ModuleList(blocks)
         self.names = tuple(names)
+        self.architecture = architecture
 
     def __len__(self) -> int:
         return len(self.blocks)

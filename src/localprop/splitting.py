@@ -36,7 +36,9 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
         >>> localprop.split(model, at=["3"]).names
         ('3', '4')
     """
+    architecture = None
     if isinstance(model, LocalNetwork):
+        architecture = model.architecture
         if at is None:
             return model
         # A name with a dot is a path into another model, and no module's own name.
@@ -66,7 +68,9 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
         pieces[-1].append((name, module))
         if name in at:
             pieces.append([])
-    return _network([piece for piece in pieces if piece])
+    net = _network([piece for piece in pieces if piece])
+    net.architecture = architecture
+    return net
 
 
 def _leaves(module: nn.Sequential, at: frozenset[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

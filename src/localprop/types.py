@@ -153,6 +153,7 @@ class TrainingRecipe:
         optimizer: Name of a `torch.optim` class.
         weight_decay: Weight decay.
         optimizer_settings: Further settings of the optimiser, such as {"momentum": 0.9}.
+        method_settings: Settings of the method that are published for this kind of network.
     """
 
     batch_size: int
@@ -165,3 +166,4 @@ class TrainingRecipe:
     optimizer: str = "AdamW"
     weight_decay: float = 0.01
     optimizer_settings: Mapping[str, object] = field(default_factory=dict)
+    method_settings: Mapping[str, object] = field(default_factory=dict)

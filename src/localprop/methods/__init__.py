@@ -122,6 +122,7 @@ def recipe_for(method: str, model: str, data: str) -> TrainingRecipe:
         ValueError: No such method.
     """
     recipe, own = network_recipe(model, data), get(method).training
+    recipe = replace(recipe, method_settings=get(method).defaults_on.get(model, {}))
     if not own:
         return recipe
     return replace(recipe, **{"source": f"{recipe.source}; {', '.join(own)} of {method}", **own})

@@ -35,6 +35,7 @@ class Method:
         passes: Forward passes through a hidden block in one step, as many as the second block runs.
         updates_in_forward: Whether a block is updated before the next block runs.
         global_error: Whether the error of the last block reaches hidden blocks.
+        defaults_on: Defaults that are published for networks of the catalogue of models: network's name -> settings.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method:
     passes: int = 1
     updates_in_forward: bool = True
     global_error: bool = False
+    defaults_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def settings(self) -> dict[str, inspect.Parameter]:
         """Return the settings that a user may change: name -> parameter with its type and default."""
@@ -83,7 +85,8 @@ class Method:
                     f"{name}: not a setting of method {self.name!r}{nearest(name, allowed)}; "
                     f"it has {list(allowed) or 'none'}"
                 )
-        return self.builder(net, net.specs(example, num_classes), **{**self.defaults, **settings, **self.fixed})
+        defaults = {**self.defaults, **self.defaults_on.get(net.architecture or "", {})}
+        return self.builder(net, net.specs(example, num_classes), **{**defaults, **settings, **self.fixed})
 
     def row(self) -> dict[str, Any]:
         """Return the columns of `localprop methods --json`."""
