@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from localprop.fusing import run_fused
+from localprop.layout import channel_axis
 from localprop.types import BlockSpec
 
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
@@ -46,7 +47,8 @@ class LocalNetwork(nn.Module):
     through all of them.
 
     A block that ends in a flat output may carry an integer attribute `feature_chunks` (K): local objectives then
-    average its output over K contiguous pieces.
+    average its output over K contiguous pieces. A block may say by an integer attribute `channel_axis` whether the
+    channels of its output are a sample's first axis, 0, or its last, -1; see `localprop.layout.channel_axis`.
 
     Args:
         blocks: The blocks in order. Each must have parameters.
@@ -197,18 +199,17 @@ class LocalNetwork(nn.Module):
             raise ValueError(
                 f"feature_chunks: block {self.names[index]!r} has width {shape[0]}, not a multiple of {chunks}"
             )
-        # Two axes are tokens (K, C), the shape of ViT and Mixer blocks; all else has its channels first.
-        axis = -1 if len(shape) == 2 else 0
         return BlockSpec(
             index,
             len(self),
             self.names[index],
             input_shape,
             shape,
-            axis,
+            channel_axis(self.blocks[index], shape, self.names[index]),
             chunks,
             num_classes,
             activation_shape,
+            channel_axis(body_and_tail(self.blocks[index])[0], activation_shape, self.names[index]),
         )
 
 

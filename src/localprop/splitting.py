@@ -107,7 +107,7 @@ def _network(pieces: Sequence[Sequence[tuple[str, nn.Module]]]) -> LocalNetwork:
 
 def _sequence(modules: Sequence[nn.Module]) -> nn.Sequential:
     block = nn.Sequential(*modules)
-    chunks = getattr(modules[-1], "feature_chunks", None)
-    if chunks is not None:
-        block.feature_chunks = chunks
+    for name in ("feature_chunks", "channel_axis"):
+        if hasattr(modules[-1], name):
+            setattr(block, name, getattr(modules[-1], name))
     return block

@@ -91,7 +91,7 @@ def contrast_and_reconstruction(
 def _contrast(spec: BlockSpec, temperature: float, width: int, feature_budget: int, scored: Scored) -> HeadContrast:
     if width < 1:
         raise ValueError(f"embedding_width: must be at least 1, got {width}")
-    shape = spec.activation_shape if scored == "activation" else spec.shape
+    shape = (spec.at_activation() if scored == "activation" else spec).standard_shape
     head = PooledLinear(shape, width, feature_budget=feature_budget)
     return HeadContrast(spec, head, temperature=temperature, scored=scored)
 
