@@ -149,18 +149,20 @@ class LocalNetwork(nn.Module):
             outputs.append(h)
         return outputs
 
-    def specs(self, example: Tensor, num_classes: int) -> tuple[BlockSpec, ...]:
+    def specs(self, example: Tensor, num_classes: int, *, fewest: int = 2) -> tuple[BlockSpec, ...]:
         """Describe every block by running `example` through the network once, in evaluation mode, without a graph.
 
         Args:
             example: A batch of inputs, shape (N, ...); one sample is enough.
-            num_classes: Z, the number of classes.
+            num_classes: Z, the number of classes, or of real-valued targets.
+            fewest: Smallest Z that makes sense: 2 classes, or 1 real-valued target.
 
         Raises:
             ValueError: The network cannot run on the example, or its last block does not give `num_classes` logits.
         """
-        if num_classes < 2:
-            raise ValueError(f"num_classes: need at least 2 classes to tell apart, got {num_classes}")
+        if num_classes < fewest:
+            needed = "2 classes to tell apart" if fewest == 2 else "1 target"
+            raise ValueError(f"num_classes: need at least {needed}, got {num_classes}")
         if not isinstance(example, Tensor):
             raise ValueError(f"example: need a batch of inputs as a tensor, got a {type(example).__name__}")
         training = {module: module.training for module in self.modules()}

@@ -24,7 +24,7 @@ class BlockSpec:
         shape: Shape of one sample at the block's output, without the batch axis.
         channel_axis: Axis of the channels in `shape`: 0 for (C, H, W) and (C, L), -1 for (K, C) and (H, W, C).
         chunks: K, the number of contiguous pieces a flat output is averaged over (1: no averaging).
-        num_classes: Z, the number of classes.
+        num_classes: Z, the number of classes, or of real-valued targets.
         activation_shape: Shape of one sample of the block's activation, which is its output before closing pooling,
             dropout and flattening; `shape` for a block without these.
         activation_channel_axis: The axis of the channels in it; default -1 for two axes, and otherwise 0.
@@ -74,7 +74,7 @@ class LocalBatch:
     """What an objective may know of the batch.
 
     Attributes:
-        target: Class indices, shape (N,), int64.
+        target: Class indices, shape (N,), int64; or real numbers, shape (N, T), for objectives that take them.
         block_input: The block's detached input.
         image: The raw images in [0, 1], shape (N, C, H, W), where the method asks for them.
     """

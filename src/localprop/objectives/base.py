@@ -28,6 +28,7 @@ class Objective(nn.Module, ABC):
     Attributes:
         reads: What is scored: the block's "output", or its "activation", before closing pooling and dropout.
         needs_image: Whether the batch must carry the raw images.
+        real_targets: Whether the target may be real-valued, shape (N, T), with T in place of the number of classes.
 
     Raises:
         ValueError: `scored` is neither.
@@ -36,6 +37,7 @@ class Objective(nn.Module, ABC):
     __call__: Callable[..., LocalLoss]
     reads: Scored = "output"
     needs_image = False
+    real_targets = False
 
     def __init__(self, spec: BlockSpec, scored: Scored | None = None) -> None:
         super().__init__()
