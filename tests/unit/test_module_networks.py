@@ -122,6 +122,7 @@ def test_the_published_width_of_the_dictionary_is_said_and_can_be_changed():
     for name in NAMES[:2]:
         resolved = resolve({"method": "dcl", "model": name})
         assert "method.dictionary_width 512" in resolved.notes[0]
+        assert "dictionary_width of dcl as published for such networks" in resolved.notes[0]
         assert resolved.config.method.settings["dictionary_width"] == 512
     assert "dictionary_width" not in resolve({"method": "dcl", "model": "vgg8b"}).notes[0]
     other = resolve({"method": "dcl", "model": "resnet32", "method.dictionary_width": 64})
