@@ -211,7 +211,7 @@ class LocalNetwork(nn.Module):
             chunks,
             num_classes,
             activation_shape,
-            channel_axis(body_and_tail(self.blocks[index])[0], activation_shape, self.names[index]),
+            channel_axis(self.blocks[index], activation_shape, self.names[index]),
         )
 
 

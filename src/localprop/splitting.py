@@ -107,7 +107,10 @@ def _network(pieces: Sequence[Sequence[tuple[str, nn.Module]]]) -> LocalNetwork:
 
 def _sequence(modules: Sequence[nn.Module]) -> nn.Sequential:
     block = nn.Sequential(*modules)
-    for name in ("feature_chunks", "channel_axis"):
-        if hasattr(modules[-1], name):
-            setattr(block, name, getattr(modules[-1], name))
+    # Chunks are told by what gives the output; channels stay where the last layer puts them.
+    trained = [module for module in modules if any(True for _ in module.parameters())]
+    for name, told in (("feature_chunks", modules[-1:]), ("channel_axis", trained[-1:])):
+        for module in told:
+            if hasattr(module, name):
+                setattr(block, name, getattr(module, name))
     return block

@@ -194,9 +194,17 @@ def test_a_block_says_where_its_channels_stand_if_that_cannot_be_read_off():
         net.specs(x, CLASSES)
 
 
+def test_what_a_block_says_of_its_channels_holds_for_its_activation():
+    block = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Dropout(0.5))
+    block.channel_axis = -1
+    head = nn.Sequential(nn.Flatten(), nn.Linear(5 * 6 * 4, CLASSES))
+    spec = localprop.LocalNetwork([block, head]).specs(torch.rand(1, 6, 4, 3), CLASSES)[0]
+    assert spec.standard_shape == spec.at_activation().standard_shape == (5, 6, 4)
+
+
 def test_what_a_block_says_of_its_channels_outlives_a_cut():
-    model = nn.Sequential(nn.Linear(3, 4), Last(4, 5), nn.Flatten(), nn.Linear(5 * 6 * 6, CLASSES))
-    specs = localprop.split(model, at=["1"]).specs(torch.rand(1, 6, 6, 3), CLASSES)
+    model = nn.Sequential(nn.Linear(3, 4), Last(4, 5), nn.Dropout(), nn.Flatten(), nn.Linear(5 * 6 * 6, CLASSES))
+    specs = localprop.split(model, at=["2"]).specs(torch.rand(1, 6, 6, 3), CLASSES)
     assert (specs[0].channel_axis, specs[0].channels, specs[0].standard_shape) == (-1, 5, (5, 6, 6))
 
 
