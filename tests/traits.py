@@ -75,8 +75,11 @@ _PREDICTED = Traits(
 
 _FIXED_SIZE = frozenset(
     {"fc-1x28", "fc-3x32", "vgg8b-1x28", "vgg8b-3x32", "sequential-1x28", "sequential-3x32", "isolation", "flat"}
-)
+) | {"vit-1x28", "mixer-3x32"}
 """Networks that take images of one size alone, and so no patches of them."""
+
+_MODULES = frozenset({"resnet32-3x32", "vit-1x28", "mixer-3x32"})
+"""Networks whose blocks have several layers."""
 
 _CASCADE = Traits(network_answers=False, last_block_answers=False)
 """All blocks answer together."""
@@ -101,7 +104,7 @@ _EXCEPTIONS: dict[str, Traits] = {
     "sim-bpf": Traits(hidden_predictions=False),
     "ff": Traits(block_by_block=False, network_answers=False, steady=False),
     "forward-gradient": Traits(graph_of_block=False, steady=False),
-    "pepita": Traits(hidden_predictions=False, block_by_block=False),
+    "pepita": Traits(hidden_predictions=False, block_by_block=False, refused=_MODULES),
     "softhebb": Traits(graph_of_block=False),
     "symba": Traits(block_by_block=False, network_answers=False),
     "pff": Traits(
@@ -124,7 +127,9 @@ _EXCEPTIONS: dict[str, Traits] = {
         ),
     ),
     **dict.fromkeys(("cafo-ce", "cafo-sparsemax"), replace(_CASCADE, all_trained=False)),
-    "cafo-mse": replace(_CASCADE, block_by_block=False, all_trained=False, takes_steps=False),
+    "cafo-mse": replace(
+        _CASCADE, block_by_block=False, all_trained=False, takes_steps=False, refused=frozenset({"resnet32-3x32"})
+    ),
     "cafo-dfa": _CASCADE,
     "clusters": Traits(refused=frozenset({"fc-1x28", "fc-3x32", "flat"})),
     "patches": Traits(block_by_block=False, model="patches", refused=frozenset({"isolation", "flat"})),

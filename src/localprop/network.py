@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from localprop.fusing import run_fused
+from localprop.layout import channel_axis
 from localprop.types import BlockSpec
 
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
@@ -46,17 +47,22 @@ class LocalNetwork(nn.Module):
     through all of them.
 
     A block that ends in a flat output may carry an integer attribute `feature_chunks` (K): local objectives then
-    average its output over K contiguous pieces.
+    average its output over K contiguous pieces. A block may say by an integer attribute `channel_axis` whether the
+    channels of its output are a sample's first axis, 0, or its last, -1; see `localprop.layout.channel_axis`.
 
     Args:
         blocks: The blocks in order. Each must have parameters.
         names: One unique name a block. Default: "0", "1", ...
+        architecture: Name of the network in the catalogue of models, if it is one of these: methods may have settings
+            that are published for it.
 
     Raises:
         ValueError: No blocks, a block without parameters, or names that do not fit.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], names: Sequence[str] | None = None, architecture: str | None = None
+    ) -> None:
         super().__init__()
         names = [str(i) for i in range(len(blocks))] if names is None else list(names)
         if not blocks:
@@ -71,6 +77,7 @@ class LocalNetwork(nn.Module):
                 )
         self.blocks = nn.ModuleList(blocks)
         self.names = tuple(names)
+        self.architecture = architecture
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -142,18 +149,20 @@ class LocalNetwork(nn.Module):
             outputs.append(h)
         return outputs
 
-    def specs(self, example: Tensor, num_classes: int) -> tuple[BlockSpec, ...]:
+    def specs(self, example: Tensor, num_classes: int, *, fewest: int = 2) -> tuple[BlockSpec, ...]:
         """Describe every block by running `example` through the network once, in evaluation mode, without a graph.
 
         Args:
             example: A batch of inputs, shape (N, ...); one sample is enough.
-            num_classes: Z, the number of classes.
+            num_classes: Z, the number of classes, or of real-valued targets.
+            fewest: Smallest Z that makes sense: 2 classes, or 1 real-valued target.
 
         Raises:
             ValueError: The network cannot run on the example, or its last block does not give `num_classes` logits.
         """
-        if num_classes < 2:
-            raise ValueError(f"num_classes: need at least 2 classes to tell apart, got {num_classes}")
+        if num_classes < fewest:
+            needed = "2 classes to tell apart" if fewest == 2 else "1 target"
+            raise ValueError(f"num_classes: need at least {needed}, got {num_classes}")
         if not isinstance(example, Tensor):
             raise ValueError(f"example: need a batch of inputs as a tensor, got a {type(example).__name__}")
         training = {module: module.training for module in self.modules()}
@@ -192,18 +201,17 @@ class LocalNetwork(nn.Module):
             raise ValueError(
                 f"feature_chunks: block {self.names[index]!r} has width {shape[0]}, not a multiple of {chunks}"
             )
-        # Two axes are tokens (K, C), the shape of ViT and Mixer blocks; all else has its channels first.
-        axis = -1 if len(shape) == 2 else 0
         return BlockSpec(
             index,
             len(self),
             self.names[index],
             input_shape,
             shape,
-            axis,
+            channel_axis(self.blocks[index], shape, self.names[index]),
             chunks,
             num_classes,
             activation_shape,
+            channel_axis(self.blocks[index], activation_shape, self.names[index]),
         )
 
 

@@ -36,7 +36,9 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
         >>> localprop.split(model, at=["3"]).names
         ('3', '4')
     """
+    architecture = None
     if isinstance(model, LocalNetwork):
+        architecture = model.architecture
         if at is None:
             return model
         # A name with a dot is a path into another model, and no module's own name.
@@ -66,7 +68,9 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
         pieces[-1].append((name, module))
         if name in at:
             pieces.append([])
-    return _network([piece for piece in pieces if piece])
+    net = _network([piece for piece in pieces if piece])
+    net.architecture = architecture
+    return net
 
 
 def _leaves(module: nn.Sequential, at: frozenset[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -103,7 +107,10 @@ def _network(pieces: Sequence[Sequence[tuple[str, nn.Module]]]) -> LocalNetwork:
 
 def _sequence(modules: Sequence[nn.Module]) -> nn.Sequential:
     block = nn.Sequential(*modules)
-    chunks = getattr(modules[-1], "feature_chunks", None)
-    if chunks is not None:
-        block.feature_chunks = chunks
+    # Chunks are told by what gives the output; channels stay where the last layer puts them.
+    trained = [module for module in modules if any(True for _ in module.parameters())]
+    for name, told in (("feature_chunks", modules[-1:]), ("channel_axis", trained[-1:])):
+        for module in told:
+            if hasattr(module, name):
+                setattr(block, name, getattr(module, name))
     return block

@@ -22,11 +22,12 @@ class BlockSpec:
         name: The block's name in the network.
         input_shape: Shape of one sample at the block's input, without the batch axis.
         shape: Shape of one sample at the block's output, without the batch axis.
-        channel_axis: Axis of the channels in `shape`: 0 for (C, H, W) and (C, L), -1 for tokens (K, C).
+        channel_axis: Axis of the channels in `shape`: 0 for (C, H, W) and (C, L), -1 for (K, C) and (H, W, C).
         chunks: K, the number of contiguous pieces a flat output is averaged over (1: no averaging).
-        num_classes: Z, the number of classes.
+        num_classes: Z, the number of classes, or of real-valued targets.
         activation_shape: Shape of one sample of the block's activation, which is its output before closing pooling,
             dropout and flattening; `shape` for a block without these.
+        activation_channel_axis: The axis of the channels in it; default -1 for two axes, and otherwise 0.
     """
 
     index: int
@@ -38,6 +39,14 @@ class BlockSpec:
     chunks: int
     num_classes: int
     activation_shape: tuple[int, ...]
+    activation_channel_axis: int | None = None
+
+    @property
+    def standard_shape(self) -> tuple[int, ...]:
+        """`shape` as objectives read it: flat (D,), tokens (K, C), for sequences too, or maps (C, H, W)."""
+        if len(self.shape) == 2:
+            return self.shape if self.channel_axis == -1 else self.shape[::-1]
+        return self.shape if self.channel_axis == 0 else (self.shape[-1], *self.shape[:-1])
 
     @property
     def channels(self) -> int:
@@ -49,7 +58,10 @@ class BlockSpec:
         """Return the description for an objective that scores the activation: its shape stands as `shape`."""
         shape = self.activation_shape
         chunks = self.chunks if len(shape) == 1 else 1
-        return replace(self, shape=shape, channel_axis=-1 if len(shape) == 2 else 0, chunks=chunks)
+        axis = self.activation_channel_axis
+        if axis is None:
+            axis = -1 if len(shape) == 2 else 0
+        return replace(self, shape=shape, channel_axis=axis, chunks=chunks)
 
     @property
     def is_last(self) -> bool:
@@ -62,7 +74,7 @@ class LocalBatch:
     """What an objective may know of the batch.
 
     Attributes:
-        target: Class indices, shape (N,), int64.
+        target: Class indices, shape (N,), int64; or real numbers, shape (N, T), for objectives that take them.
         block_input: The block's detached input.
         image: The raw images in [0, 1], shape (N, C, H, W), where the method asks for them.
     """
@@ -153,6 +165,7 @@ class TrainingRecipe:
         optimizer: Name of a `torch.optim` class.
         weight_decay: Weight decay.
         optimizer_settings: Further settings of the optimiser, such as {"momentum": 0.9}.
+        method_settings: Settings of the method that are published for this kind of network.
     """
 
     batch_size: int
@@ -165,3 +178,4 @@ class TrainingRecipe:
     optimizer: str = "AdamW"
     weight_decay: float = 0.01
     optimizer_settings: Mapping[str, object] = field(default_factory=dict)
+    method_settings: Mapping[str, object] = field(default_factory=dict)

@@ -45,7 +45,7 @@ def build(method: str = "dcl", **settings: object) -> localprop.Rule:
 HOSTILE = {
     "label too large": (X, torch.tensor([0, 1, 3, 0]), r"labels must lie in 0 \.\. 2 \(3 classes\), got 3"),
     "negative label": (X, torch.tensor([0, -100, 2, 0]), r"labels must lie in 0 \.\. 2 \(3 classes\), got -100"),
-    "float labels": (X, Y.float(), r"y: need one int64 class index a sample, shape \(4,\), got torch\.float32"),
+    "float labels": (X, Y.float(), r"y: need .*int64 class ind(ex|ices) .*shape \(4,\), got torch\.float32"),
     "int32 labels": (X, Y.int(), "int64.*got torch.int32"),
     "one-hot labels": (X, nn.functional.one_hot(Y), r"shape \(4,\), got torch\.int64 of shape \(4, 3\)"),
     "too few labels": (X, Y[:3], r"shape \(4,\), got torch\.int64 of shape \(3,\)"),

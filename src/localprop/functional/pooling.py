@@ -79,6 +79,27 @@ def average_chunks(h: Tensor, chunks: int) -> Tensor:
     return average_positions(h.reshape(len(h), chunks, -1), channel_axis=-1)
 
 
+def standard_layout(h: Tensor, channel_axis: int) -> Tensor:
+    """View a block's output as the functions below read it: flat (N, D), tokens (N, K, C) or maps (N, C, H, W).
+
+    A sequence (N, C, L) becomes tokens (N, L, C), and channels behind the positions of a map go before them.
+
+    Args:
+        h: Block output.
+        channel_axis: Axis of the channels of one sample: 0 or -1.
+    """
+    if h.dim() == 3:
+        return h if channel_axis == -1 else h.transpose(1, 2)
+    return h if channel_axis == 0 else h.movedim(-1, 1)
+
+
+def native_layout(h: Tensor, channel_axis: int) -> Tensor:
+    """Undo `standard_layout`."""
+    if h.dim() == 3:
+        return standard_layout(h, channel_axis)
+    return h if channel_axis == 0 else h.movedim(1, -1)
+
+
 def budget_kernel(channels: int, height: int, width: int, budget: int) -> tuple[int, int]:
     """Find the average-pooling kernel that brings a map under a feature budget.
 

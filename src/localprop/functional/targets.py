@@ -46,6 +46,18 @@ def class_groups(target: Tensor, num_groups: int, num_classes: int) -> Tensor:
     return target * num_groups // num_classes
 
 
+def as_numbers(target: Tensor, num_outputs: int) -> Tensor:
+    """Return real-valued targets as they are, and class indices as one-hot rows.
+
+    Args:
+        target: Shape (N, T), floating; or class indices, shape (N,), int64.
+        num_outputs: T.
+
+    Shape: (N, T).
+    """
+    return target if target.is_floating_point() else F.one_hot(target, num_outputs)
+
+
 def rotated_image(image: Tensor, quarters: Tensor) -> Tensor:
     """Turn each image counter-clockwise by its number of quarter turns.
 

@@ -122,9 +122,10 @@ def recipe_for(method: str, model: str, data: str) -> TrainingRecipe:
         ValueError: No such method.
     """
     recipe, own = network_recipe(model, data), get(method).training
-    if not own:
-        return recipe
-    return replace(recipe, **{"source": f"{recipe.source}; {', '.join(own)} of {method}", **own})
+    published = get(method).defaults_on.get(model, {})
+    sources = [recipe.source, *([f"{', '.join(own)} of {method}"] if own else [])]
+    sources += [f"{name} of {method} as published for such networks" for name in published]
+    return replace(recipe, **{"source": "; ".join(sources), "method_settings": published, **own})
 
 
 def _checked(found: object, where: str) -> Method:

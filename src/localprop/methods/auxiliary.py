@@ -13,7 +13,7 @@ from localprop.methods.method import Method
 from localprop.network import LocalNetwork
 from localprop.objectives import AuxiliaryNetwork, CrossEntropy, Objective
 from localprop.objectives.copies import BlockPair, copied_blocks
-from localprop.objectives.heads import Head, PatchAverage, build_head
+from localprop.objectives.heads import Head, PatchAverage, build_head, native, standard
 from localprop.rules import Greedy, GreedyMomentum, Overlap, Window
 from localprop.types import BlockSpec
 
@@ -55,10 +55,12 @@ def momentum_auxiliary(
     pairs = {}
     for spec, later in pairwise(specs[:-1]):
         pairs[spec.index] = BlockPair(net.blocks[later.index])
-        chain = nn.Sequential(pairs[spec.index], build_head(head, later.shape))
+        chain = nn.Sequential(
+            *native(spec), pairs[spec.index], *standard(later), build_head(head, later.standard_shape)
+        )
         objectives.append(AuxiliaryNetwork(spec, chain))
     for spec in specs[-2:-1]:  # behind the last hidden block comes the classifier, which gives no features to go on
-        objectives.append(AuxiliaryNetwork(spec, build_head(head, spec.shape)))
+        objectives.append(AuxiliaryNetwork(spec, build_head(head, spec.standard_shape)))
     return GreedyMomentum(net, [*objectives, CrossEntropy(specs[-1])], pairs, momentum=momentum)
 
 
@@ -88,7 +90,7 @@ def hierarchical(
     def objective(spec: BlockSpec) -> Objective:
         if spec.is_last:
             return CrossEntropy(spec)
-        return AuxiliaryNetwork(spec, PatchAverage(head, spec.shape, patches))
+        return AuxiliaryNetwork(spec, PatchAverage(head, spec.standard_shape, patches))
 
     windows = []
     for index, spec in enumerate(specs):

@@ -91,10 +91,13 @@ def contrast_and_reconstruction(
 def _contrast(spec: BlockSpec, temperature: float, width: int, feature_budget: int, scored: Scored) -> HeadContrast:
     if width < 1:
         raise ValueError(f"embedding_width: must be at least 1, got {width}")
-    shape = spec.activation_shape if scored == "activation" else spec.shape
+    shape = (spec.at_activation() if scored == "activation" else spec).standard_shape
     head = PooledLinear(shape, width, feature_budget=feature_budget)
     return HeadContrast(spec, head, temperature=temperature, scored=scored)
 
+
+# The published heads of these networks read averages over all positions: as many features as there are channels.
+_AVERAGES = {name: {"feature_budget": 1} for name in ("resnet32", "resnet110", "vit", "mixer")}
 
 METHODS = (
     Method(
@@ -114,6 +117,7 @@ METHODS = (
         paper("wang2021revisiting"),
         head_contrast,
         "one linear layer a block",
+        defaults_on=_AVERAGES,
     ),
     Method(
         "contrec",
@@ -123,5 +127,6 @@ METHODS = (
         paper("wang2021revisiting"),
         contrast_and_reconstruction,
         "one linear layer and one decoder a block",
+        defaults_on=_AVERAGES,
     ),
 )

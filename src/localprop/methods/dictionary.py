@@ -44,7 +44,7 @@ def dictionary_contrast(
         embedding_norm: Length of orthogonal embeddings; default sqrt(dictionary_width).
         embeddings_per_class: Embeddings of each class.
         reduction: How several embeddings make one logit: "logsumexp" or "max".
-        dictionary_width: Length of an embedding; default the width of the widest hidden block.
+        dictionary_width: Length of an embedding; default the width of the widest hidden block, for ResNets 512.
         projection: "pool" embeddings to a block's width; or learned maps on the "label" or the "feature" side.
         chunks: Pieces that flat hidden blocks are averaged over; default what the network says.
     """
@@ -78,6 +78,10 @@ def dictionary_contrast(
     return rule(net, [*objectives, CrossEntropy(specs[-1])])
 
 
+# The paper keeps 512 for its ResNet, whose widest block has 64 channels.
+_PUBLISHED_WIDTHS = {name: {"dictionary_width": 512} for name in ("resnet32", "resnet110")}
+
+
 def _dcl(
     name: str, title: str, fixed: dict[str, Any], auxiliary: str, messages: Any = "none", **defaults: Any
 ) -> Method:
@@ -92,6 +96,7 @@ def _dcl(
         fixed,
         defaults,
         messages=messages,
+        defaults_on={} if "dictionary_width" in fixed else _PUBLISHED_WIDTHS,
     )
 
 

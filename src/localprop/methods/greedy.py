@@ -88,7 +88,7 @@ def decoupled_rotation(
         raise ValueError(f"image_shape: only square images can be turned by a quarter, got {height} x {width} pixels")
 
     def objective(spec: BlockSpec) -> RotationPrediction:
-        rotation = AuxiliaryNetwork(spec, build_head(head, spec.shape), num_targets=4)
+        rotation = AuxiliaryNetwork(spec, build_head(head, spec.standard_shape), num_targets=4)
         return RotationPrediction(spec, auxiliary(spec, head), rotation, weight=rotation_weight)
 
     last = RotationPrediction(specs[-1], CrossEntropy(specs[-1]), None)
@@ -122,14 +122,14 @@ def decoupled_coarse(net: LocalNetwork, specs: Specs, *, head: Head = "mlp-sr", 
 
     def objective(spec: BlockSpec) -> CoarsePrediction:
         num_groups = spaced(spec.index, spec.num_blocks, first_groups, num_classes)
-        return CoarsePrediction(spec, build_head(head, spec.shape), num_groups=num_groups)
+        return CoarsePrediction(spec, build_head(head, spec.standard_shape), num_groups=num_groups)
 
     return Greedy(net, objectives_of(specs, objective))
 
 
 def auxiliary(spec: BlockSpec, head: Head) -> AuxiliaryNetwork:
     """Build the auxiliary network of one block."""
-    return AuxiliaryNetwork(spec, build_head(head, spec.shape))
+    return AuxiliaryNetwork(spec, build_head(head, spec.standard_shape))
 
 
 def _image_shape(specs: Specs) -> tuple[int, int, int]:

@@ -73,11 +73,11 @@ def information_propagation(
             raise ValueError(f"{name}: a weight must be 0 or more and finite, got {weight}")
     hidden = specs[:-1]
     num_convolutions, num_linear = HEADS[head]
-    widest = max((spec.shape[0] for spec in hidden if len(spec.shape) == 3), default=1)
+    widest = max((spec.channels for spec in hidden if len(spec.shape) == 3), default=1)
 
     def task_objective(spec: BlockSpec) -> Objective:
         layers = ConvolutionalHead(
-            spec.shape,
+            spec.standard_shape,
             spec.num_classes if task == "softmax" else EMBEDDING_WIDTH,
             num_convolutions=num_convolutions,
             num_linear=num_linear,

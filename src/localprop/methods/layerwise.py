@@ -22,7 +22,7 @@ def layerwise(net: LocalNetwork, specs: Specs, *, aux_depth: int = 1) -> Layerwi
     if not 1 <= aux_depth <= 3:
         raise ValueError(f"aux_depth: must be 1, 2 or 3, got {aux_depth}")
     return Layerwise(
-        net, objectives_of(specs, lambda spec: AuxiliaryNetwork(spec, build_deep_head(spec.shape, aux_depth)))
+        net, objectives_of(specs, lambda spec: AuxiliaryNetwork(spec, build_deep_head(spec.standard_shape, aux_depth)))
     )
 
 

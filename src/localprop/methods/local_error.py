@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from localprop.citations import paper
 from localprop.methods.common import Specs, objectives_of
@@ -13,8 +14,10 @@ from localprop.objectives import (
     CodeSimilarity,
     LabelCode,
     LinearPrediction,
+    LinearRegression,
     Objective,
     SimilarityMatching,
+    SquaredError,
     WeightedSum,
 )
 from localprop.objectives.base import Scored
@@ -65,6 +68,19 @@ def prediction_and_similarity(
         return _mixed(beta, classifier, SimilarityMatching(spec, scored=scored))
 
     return Greedy(net, objectives_of(specs, objective))
+
+
+def regression(net: LocalNetwork, specs: Specs, *, feature_budget: int = 2048, scored: Scored = "output") -> Greedy:
+    """Train every hidden block by the squared error of a linear layer on its pooled output, and the last by its own.
+
+    Args:
+        net: The network.
+        specs: Its blocks.
+        feature_budget: Most features that a linear layer reads.
+        scored: A block's "output", or its "activation" before closing pooling and dropout.
+    """
+    hidden = [LinearRegression(spec, feature_budget=feature_budget, scored=scored) for spec in specs[:-1]]
+    return Greedy(net, [*hidden, SquaredError(specs[-1])])
 
 
 def code_prediction(
@@ -145,8 +161,10 @@ def _row(name: str, title: str, builder: Callable[..., Greedy], auxiliary: str) 
     return Method(name, title, "local error", 2019, paper("nokland2019training"), builder, auxiliary)
 
 
+_LINEAR = "one linear layer a block"
+
 METHODS = (
-    _row("pred", "Local prediction: a linear classifier a block", prediction, "one linear layer a block"),
+    _row("pred", "Local prediction: a linear classifier a block", prediction, _LINEAR),
     _row("sim", "Local similarity matching", similarity, "one 3x3 convolution or linear layer a block"),
     _row(
         "predsim",
@@ -158,13 +176,17 @@ METHODS = (
         "pred-bpf",
         "Backprop-free local prediction: random label codes, feedback alignment",
         code_prediction,
-        "one linear layer a block",
+        _LINEAR,
     ),
     _row("sim-bpf", "Backprop-free local similarity matching: random label codes", code_similarity, "none"),
     _row(
         "predsim-bpf",
         "Backprop-free local prediction and similarity matching",
         code_prediction_and_similarity,
-        "one linear layer a block",
+        _LINEAR,
+    ),
+    replace(
+        _row("regression", "Local regression: the squared error of a linear layer a block", regression, _LINEAR),
+        real_targets=True,
     ),
 )

@@ -35,6 +35,8 @@ class Method:
         passes: Forward passes through a hidden block in one step, as many as the second block runs.
         updates_in_forward: Whether a block is updated before the next block runs.
         global_error: Whether the error of the last block reaches hidden blocks.
+        real_targets: Whether it also trains on real-valued targets, shape (N, T); `num_classes` is T then, 1 or more.
+        defaults_on: Defaults that are published for networks of the catalogue of models: network's name -> settings.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Method:
     passes: int = 1
     updates_in_forward: bool = True
     global_error: bool = False
+    real_targets: bool = False
+    defaults_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def settings(self) -> dict[str, inspect.Parameter]:
         """Return the settings that a user may change: name -> parameter with its type and default."""
@@ -67,7 +71,7 @@ class Method:
 
         Args:
             net: The network, from `localprop.split` or `localprop.models`.
-            num_classes: Z.
+            num_classes: Z, or the number of real-valued targets.
             example: A batch of inputs, for the shapes; one sample is enough.
             settings: See `settings()`.
 
@@ -83,7 +87,9 @@ class Method:
                     f"{name}: not a setting of method {self.name!r}{nearest(name, allowed)}; "
                     f"it has {list(allowed) or 'none'}"
                 )
-        return self.builder(net, net.specs(example, num_classes), **{**self.defaults, **settings, **self.fixed})
+        defaults = {**self.defaults, **self.defaults_on.get(net.architecture or "", {})}
+        specs = net.specs(example, num_classes, fewest=1 if self.real_targets else 2)
+        return self.builder(net, specs, **{**defaults, **settings, **self.fixed})
 
     def row(self) -> dict[str, Any]:
         """Return the columns of `localprop methods --json`."""

@@ -11,9 +11,12 @@ from localprop.errors import nearest
 from localprop.models.cnn import cnn
 from localprop.models.conv import conv
 from localprop.models.fc import fc
+from localprop.models.mixer import mixer
 from localprop.models.mlp import mlp
 from localprop.models.patches import patches
+from localprop.models.resnet import resnet32, resnet110
 from localprop.models.vgg import vgg8b, vgg11, vgg11b, vgg11c, vgg13, vgg16, vgg19
+from localprop.models.vit import vit
 
 Factory = Callable[..., nn.Module]
 
@@ -29,6 +32,10 @@ CATALOGUE: dict[str, Factory] = {
     "vgg16": vgg16,
     "vgg19": vgg19,
     "vgg11c": vgg11c,
+    "resnet32": resnet32,
+    "resnet110": resnet110,
+    "vit": vit,
+    "mixer": mixer,
     "patches": patches,
 }
 
@@ -39,8 +46,11 @@ __all__ = [
     "conv",
     "fc",
     "get",
+    "mixer",
     "mlp",
     "patches",
+    "resnet32",
+    "resnet110",
     "vgg8b",
     "vgg11",
     "vgg11b",
@@ -48,6 +58,7 @@ __all__ = [
     "vgg13",
     "vgg16",
     "vgg19",
+    "vit",
 ]
 
 

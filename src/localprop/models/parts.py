@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
+
+from localprop.network import LocalNetwork
 
 Nonlinearity = Literal["relu", "leaky_relu", "tanh"]
 
@@ -90,6 +94,13 @@ def activation(name: Nonlinearity) -> nn.Module:
 def scaled(width: int, factor: float) -> int:
     """Scale a layer width, rounded, at least 1."""
     return max(1, round(width * factor))
+
+
+def named(build: Callable[..., LocalNetwork], name: str, **words: object) -> Callable[..., LocalNetwork]:
+    """Name a builder, and fill the words into its docstring."""
+    build.__doc__ = (inspect.getdoc(build) or "").format(**words)
+    build.__name__ = build.__qualname__ = name
+    return build
 
 
 def check_settings(image_shape: tuple[int, int, int], num_classes: int, *, width: float, dropout: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -12,6 +11,7 @@ from localprop.models.parts import (
     check_settings,
     conv_block,
     hidden_block,
+    named,
     pooled_classifier,
     scaled,
 )
@@ -80,7 +80,7 @@ def _with_hidden_layer(name: str, plan: Plan, title: str, notes: str) -> Callabl
         blocks.append(nn.Linear(hidden, num_classes))
         return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 2)), "hidden", "classifier"])
 
-    return _named(build, name, title=title, least=least, blocks=len(plan) - plan.count("M") + 2, notes=notes)
+    return named(build, name, title=title, least=least, blocks=len(plan) - plan.count("M") + 2, notes=notes)
 
 
 def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
@@ -114,14 +114,7 @@ def _plain(name: str, plan: Plan) -> Callable[..., LocalNetwork]:
         blocks.append(pooled_classifier(channels, num_classes))
         return LocalNetwork(blocks, [*(f"conv{i + 1}" for i in range(len(blocks) - 1)), "classifier"])
 
-    return _named(build, name, title=name.upper(), convolutions=len(plan) - plan.count("M"))
-
-
-def _named(build: Callable[..., LocalNetwork], name: str, **words: object) -> Callable[..., LocalNetwork]:
-    """Name a builder, and fill the words into its docstring."""
-    build.__doc__ = (inspect.getdoc(build) or "").format(**words)
-    build.__name__ = build.__qualname__ = name
-    return build
+    return named(build, name, title=name.upper(), convolutions=len(plan) - plan.count("M"))
 
 
 def _convolutions(

@@ -16,6 +16,7 @@ from localprop.objectives.prediction import LinearPrediction
 from localprop.objectives.probe import Probe
 from localprop.objectives.random_target import RandomTargetProjection
 from localprop.objectives.reconstruction import Reconstruction
+from localprop.objectives.regression import LinearRegression, SquaredError
 from localprop.objectives.rotation import RotationPrediction
 from localprop.objectives.self_supervised import RowPrediction, SelfSupervised, ViewContrast
 from localprop.objectives.similarity import SimilarityMatching
@@ -40,6 +41,7 @@ __all__ = [
     "LabelCode",
     "LabelDictionary",
     "LinearPrediction",
+    "LinearRegression",
     "Objective",
     "PooledLinear",
     "Probe",
@@ -50,6 +52,7 @@ __all__ = [
     "RowPrediction",
     "SelfSupervised",
     "SimilarityMatching",
+    "SquaredError",
     "ViewContrast",
     "WeightedSum",
 ]

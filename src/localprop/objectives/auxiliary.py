@@ -15,7 +15,8 @@ class AuxiliaryNetwork(Objective):
 
     Args:
         spec: The block.
-        features: a, from the block's output to features, shape (N, P); see `localprop.objectives.heads`.
+        features: a, from the block's output as `laid_out` gives it to features, shape (N, P); see
+            `localprop.objectives.heads`.
         num_targets: Number of classes of the targets; default Z.
 
     Shape: h (N, C, H, W), (N, K, C) or (N, H).
@@ -28,11 +29,11 @@ class AuxiliaryNetwork(Objective):
     def __init__(self, spec: BlockSpec, features: nn.Module, *, num_targets: int | None = None) -> None:
         super().__init__(spec)
         self.features = features
-        self.classifier = nn.Linear(num_features(features, spec.shape), num_targets or spec.num_classes)
+        self.classifier = nn.Linear(num_features(features, spec.standard_shape), num_targets or spec.num_classes)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the auxiliary network's logits, shape (N, Z)."""
-        features = self.features(h)
+        features = self.features(self.laid_out(h))
         with full_precision(h):
             logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype))
             return logits

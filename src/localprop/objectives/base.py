@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
-from localprop.functional.pooling import average_chunks, average_positions
+from localprop.functional.pooling import average_chunks, average_positions, standard_layout
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 Scored = Literal["output", "activation"]
@@ -28,6 +28,7 @@ class Objective(nn.Module, ABC):
     Attributes:
         reads: What is scored: the block's "output", or its "activation", before closing pooling and dropout.
         needs_image: Whether the batch must carry the raw images.
+        real_targets: Whether the target may be real-valued, shape (N, T), with T in place of the number of classes.
 
     Raises:
         ValueError: `scored` is neither.
@@ -36,6 +37,7 @@ class Objective(nn.Module, ABC):
     __call__: Callable[..., LocalLoss]
     reads: Scored = "output"
     needs_image = False
+    real_targets = False
 
     def __init__(self, spec: BlockSpec, scored: Scored | None = None) -> None:
         super().__init__()
@@ -46,8 +48,8 @@ class Objective(nn.Module, ABC):
 
     @property
     def scored_shape(self) -> tuple[int, ...]:
-        """Shape of one sample of what is scored, without the batch axis."""
-        return self.spec.shape if self.reads == "output" else self.spec.activation_shape
+        """Shape of one sample of what is scored, as `laid_out` gives it, without the batch axis."""
+        return self._scored_spec.standard_shape
 
     @abstractmethod
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
@@ -66,6 +68,14 @@ class Objective(nn.Module, ABC):
         if h.dim() == 2:
             return average_chunks(h, self.spec.chunks)
         return average_positions(h, 1 if self.spec.channel_axis == 0 else -1)
+
+    def laid_out(self, h: Tensor) -> Tensor:
+        """View what is scored as flat (N, D), tokens (N, K, C) or maps (N, C, H, W), wherever its channels stand."""
+        return standard_layout(h, self._scored_spec.channel_axis)
+
+    @property
+    def _scored_spec(self) -> BlockSpec:
+        return self.spec if self.reads == "output" else self.spec.at_activation()
 
     def extra_repr(self) -> str:
         """Name the block."""

@@ -56,12 +56,12 @@ class CascadePrediction(Objective):
         super().__init__(spec)
         self.reading = reading
         self.feature_budget = feature_budget
-        num_features = num_pooled_features(spec.shape, feature_budget)
+        num_features = num_pooled_features(spec.standard_shape, feature_budget)
         self.weight = nn.Parameter(torch.ones(spec.num_classes, num_features))
 
     def features(self, h: Tensor) -> Tensor:
         """Return what the predictor reads, shape (N, P), in at least float32."""
-        return pool_to_budget(h, self.feature_budget)
+        return pool_to_budget(self.laid_out(h), self.feature_budget)
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the predictor's logits, shape (N, Z)."""

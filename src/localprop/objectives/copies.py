@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from localprop.objectives.heads import GlobalAverage
+from localprop.objectives.heads import GlobalAverage, native, standard
 from localprop.types import BlockSpec
 
 
@@ -51,20 +51,20 @@ def copied_blocks(spec: BlockSpec, blocks: Sequence[tuple[nn.Module, BlockSpec]]
         spec: The block that is trained.
         blocks: The later blocks and their descriptions, in order.
 
-    Shape: (N, *spec.shape) -> (N, C) of the last copy.
+    Shape: (N, *spec.standard_shape) -> (N, C) of the last copy.
 
     Raises:
         ValueError: Shapes that cannot be fitted.
 
     References: Ma et al., "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024.
     """
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = native(spec)
     last = spec
     for block, later in blocks:
         layers += [*_fitting(last.shape, later.input_shape), fresh_copy(block)]
         last = later
     normalised = [nn.BatchNorm1d(last.shape[last.channel_axis])] if len(blocks) == 1 else []
-    return nn.Sequential(*layers, GlobalAverage(last.shape), *normalised)
+    return nn.Sequential(*layers, *standard(last), GlobalAverage(last.standard_shape), *normalised)
 
 
 def fresh_copy(block: nn.Module) -> nn.Module:

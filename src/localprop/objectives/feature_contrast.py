@@ -82,6 +82,6 @@ class HeadContrast(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
-        features = self.head(h)
+        features = self.head(self.laid_out(h))
         with full_precision(h):
             return LocalLoss(supervised_contrastive_loss(features, batch.target, self.temperature))

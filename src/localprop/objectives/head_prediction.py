@@ -31,7 +31,7 @@ class HeadPrediction(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the head's logits, shape (N, Z)."""
-        return self.head(h)
+        return self.head(self.laid_out(h))
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h`."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from localprop.functional.pooling import as_map, average_positions, map_shape, num_pooled_features, pool_to_budget
 from localprop.functional.precision import full_precision
+from localprop.types import BlockSpec
 
 Head = Literal["linear", "mlp", "mlp-sr", "cnn"]
 HIDDEN_WIDTH = 128
@@ -22,6 +23,35 @@ class AsMap(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Return maps, shape (N, C, H, W)."""
         return as_map(h)
+
+
+class MoveAxis(nn.Module):
+    """Move an axis of a block's output; the others keep their order.
+
+    Args:
+        source: Where it stands, the batch axis being 0.
+        destination: Where it goes.
+    """
+
+    def __init__(self, source: int, destination: int) -> None:
+        super().__init__()
+        self.source, self.destination = source, destination
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return a view."""
+        return h.movedim(self.source, self.destination)
+
+
+def standard(spec: BlockSpec) -> list[nn.Module]:
+    """Return what views a block's output as heads read it; nothing where it is so already."""
+    if spec.channel_axis == (-1 if len(spec.shape) == 2 else 0):
+        return []
+    return [MoveAxis(1, -1) if len(spec.shape) == 2 else MoveAxis(-1, 1)]
+
+
+def native(spec: BlockSpec) -> list[nn.Module]:
+    """Return what undoes `standard`."""
+    return [MoveAxis(move.destination, move.source) for move in standard(spec) if isinstance(move, MoveAxis)]
 
 
 class GlobalAverage(nn.Module):

@@ -69,7 +69,7 @@ class ImagePrediction(Objective):
             raise ValueError("prediction_weight and image_weight: both are 0, so nothing would train a hidden block")
         self.tail = tail
         self.prediction = prediction
-        self.decoder = build_decoder(spec.activation_shape, image_shape, upsampling)
+        self.decoder = build_decoder(self.scored_shape, image_shape, upsampling)
         self.shift = shift
         self.prediction_weight = prediction_weight
         self.image_weight = image_weight
@@ -90,7 +90,7 @@ class ImagePrediction(Objective):
             )
         probing = self.prediction_weight == 0
         predicted = self.prediction(self.tail(h.detach() if probing else h), batch)
-        error = F.l1_loss(self.decoder(h).to(batch.image.dtype), shifted_image(batch.image, self.shift))
+        error = F.l1_loss(self.decoder(self.laid_out(h)).to(batch.image.dtype), shifted_image(batch.image, self.shift))
         loss = (1.0 if probing else self.prediction_weight) * predicted.loss + self.image_weight * error
         return LocalLoss(loss, predicted.logits, {"image_error": error.detach()})
 

@@ -74,7 +74,7 @@ class CodeSimilarity(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
         with full_precision(h):
-            features = similarity_features(pool_map_to_budget(h, self.feature_budget))
+            features = similarity_features(pool_map_to_budget(self.laid_out(h), self.feature_budget))
             wanted = adjusted_cosine(self.code.codes[batch.target])
             return LocalLoss(similarity_loss(features, wanted))
 
@@ -121,7 +121,7 @@ class CodePrediction(Objective):
 
     def predicted_bits(self, h: Tensor) -> Tensor:
         """Return the logit of every bit, shape (N, Q)."""
-        features = pool_to_budget(h, self.feature_budget)
+        features = pool_to_budget(self.laid_out(h), self.feature_budget)
         with full_precision(h):
             return feedback.linear(features, self.weight, self.bias, feedback=self.feedback)
 

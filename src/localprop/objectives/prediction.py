@@ -51,7 +51,7 @@ class LinearPrediction(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Return the classifier's logits, shape (N, Z)."""
-        features = pool_to_budget(h, self.feature_budget)
+        features = pool_to_budget(self.laid_out(h), self.feature_budget)
         with full_precision(h):
             logits: Tensor = self.classifier(features)
             return logits

@@ -70,7 +70,7 @@ class Reconstruction(Objective):
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` by the image that can be drawn of it."""
         image = _checked(batch.image)
-        drawn = self.reconstruct(h)
+        drawn = self.reconstruct(self.laid_out(h))
         with full_precision(h):
             return LocalLoss(reconstruction_loss(drawn, image))
 

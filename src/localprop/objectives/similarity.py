@@ -45,7 +45,7 @@ class SimilarityMatching(Objective):
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` against the rest of the batch."""
-        mapped = self.map(h)
+        mapped = self.map(self.laid_out(h))
         with full_precision(h):
             wanted = label_similarity(batch.target, self.spec.num_classes)
             return LocalLoss(similarity_loss(similarity_features(mapped), wanted))

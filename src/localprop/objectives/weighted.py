@@ -38,6 +38,7 @@ class WeightedSum(Objective):
         self.weights = {name: weight for name, (weight, _) in parts.items()}
         self.parts = nn.ModuleDict({name: objective for name, (_, objective) in parts.items()})
         self.needs_image = any(objective.needs_image for objective in objectives)
+        self.real_targets = all(objective.real_targets for objective in objectives)
 
     def forward(self, h: Tensor, batch: LocalBatch) -> LocalLoss:
         """Score `h` by every part."""

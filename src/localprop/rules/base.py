@@ -172,17 +172,22 @@ class Rule(nn.Module, ABC):
             raise ValueError("steps: gradients are switched off (torch.no_grad or inference_mode); train outside of it")
         if not isinstance(y, Tensor):
             raise ValueError(f"y: need a tensor of class indices, got a {type(y).__name__}; use torch.tensor(y)")
-        if y.shape != x.shape[:1] or y.dtype != torch.int64:
-            raise ValueError(
-                f"y: need one int64 class index a sample, shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}"
-            )
+        self.check_target(y, len(x))
         if len(x) == 0:
             raise ValueError("x: the batch is empty")
         if len(x) == 1 and self.training and has_batch_norm(self):
             raise ValueError("x: batch normalisation cannot train on a batch of one sample; use at least two")
+
+    def check_target(self, y: Tensor, num_samples: int) -> None:
+        """Refuse targets that the network cannot train on, with the reason; here all but class indices."""
+        if y.shape != (num_samples,) or y.dtype != torch.int64:
+            raise ValueError(
+                f"y: need one int64 class index a sample, shape ({num_samples},), got {y.dtype} of shape "
+                f"{tuple(y.shape)}; real-valued targets are for the method regression"
+            )
         num_classes = self.specs[0].num_classes
         # Reading labels that lie on an accelerator would wait for it; there the loss's own assertion speaks.
-        if y.is_cpu and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
+        if y.is_cpu and num_samples and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
             wrong = y[(y < 0) | (y >= num_classes)][0]
             raise ValueError(f"y: labels must lie in 0 .. {num_classes - 1} ({num_classes} classes), got {int(wrong)}")
 

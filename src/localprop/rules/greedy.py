@@ -106,6 +106,22 @@ class Greedy(Rule):
                     yield BlockStep((index, "block"), loss.detach(), prediction, output, logs)
                 del loss, logits, output, block_input
 
+    def check_target(self, y: Tensor, num_samples: int) -> None:
+        """Refuse targets that the objectives do not take: classes, or real numbers where all of them take these."""
+        num_outputs = self.specs[0].num_classes
+        takes_numbers = all(self._objective(index).real_targets for index in range(len(self.net)))
+        if not takes_numbers or not (y.is_floating_point() or y.dim() > 1 or num_outputs == 1):
+            super().check_target(y, num_samples)
+            return
+        if not y.is_floating_point() or y.shape != (num_samples, num_outputs):
+            classes = f", or int64 class indices of shape ({num_samples},)" if num_outputs > 1 else ""
+            raise ValueError(
+                f"y: need real-valued targets of shape ({num_samples}, {num_outputs}){classes}, got {y.dtype} of shape "
+                f"{tuple(y.shape)}; use y.float(), and y[:, None] for a single target"
+            )
+        if y.is_cpu and not y.isfinite().all():
+            raise ValueError("y: targets must be finite, got NaN or infinity; drop or fill in these samples")
+
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the logits of every block that makes a prediction; see `Rule.exits`."""
         self.check_input(x)

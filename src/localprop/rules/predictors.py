@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from localprop.functional.pooling import native_layout, standard_layout
 from localprop.types import BlockSpec
 
 Shape = tuple[int, ...]
@@ -16,9 +17,9 @@ Shape = tuple[int, ...]
 class Synthesiser(nn.Module):
     """Predict the gradient of the loss with respect to a block's output: h [, y] -> the shape of h.
 
-    Maps: conv, BN, ReLU, conv, BN, ReLU, conv, which keep the size. Flat outputs and tokens: linear, ReLU, linear, over
-    the last axis. The last layer starts at zero, so that the first predictions are zero. With labels, a linear map of
-    the one-hot label is added to the first hidden features, before their normalisation.
+    Maps: conv, BN, ReLU, conv, BN, ReLU, conv, which keep the size. Flat outputs, tokens and sequences: linear, ReLU,
+    linear, over the channels. The last layer starts at zero, so that the first predictions are zero. With labels, a
+    linear map of the one-hot label is added to the first hidden features, before their normalisation.
 
     Batch normalisation keeps no running statistics: a synthesiser is used in training alone.
 
@@ -40,7 +41,7 @@ class Synthesiser(nn.Module):
         super().__init__()
         check_layers(hidden, kernel)
         check_shape(spec)
-        self.num_classes = spec.num_classes
+        self.num_classes, self.channel_axis = spec.num_classes, spec.channel_axis
         channels = spec.shape[spec.channel_axis]
         width = hidden or channels
         self.first: nn.Module
@@ -59,12 +60,11 @@ class Synthesiser(nn.Module):
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         """Return the gradient of each sample's own loss."""
-        z = self.first(h)
+        z = self.first(standard_layout(h, self.channel_axis))
         if self.label is not None:
             one_hot = F.one_hot(y, self.num_classes).to(self.label.weight.dtype)
             z = z + self.label(one_hot).view(self._label_shape)
-        predicted: Tensor = self.rest(z)
-        return predicted
+        return native_layout(self.rest(z), self.channel_axis)
 
 
 def input_predictor(spec: BlockSpec, image_shape: Shape, *, hidden: int | None, kernel: int) -> nn.Sequential:

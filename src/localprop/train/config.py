@@ -160,6 +160,7 @@ def _recommended(recipe: TrainingRecipe) -> _Layer:
         **{f"optimizer.{name}": value for name, value in recipe.optimizer_settings.items()},
         **schedule,
         "model.dropout": recipe.dropout,
+        **{f"method.{name}": value for name, value in recipe.method_settings.items()},
     }
     return {key: _Given(value, "recipe") for key, value in settings.items()}
 
