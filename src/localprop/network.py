@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from localprop.fusing import run_fused
+from localprop.layout import ChannelWatch
 from localprop.types import BlockSpec
 
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
@@ -156,21 +157,26 @@ class LocalNetwork(nn.Module):
             raise ValueError(f"num_classes: need at least 2 classes to tell apart, got {num_classes}")
         if not isinstance(example, Tensor):
             raise ValueError(f"example: need a batch of inputs as a tensor, got a {type(example).__name__}")
-        training = {module: module.training for module in self.modules()}
-        self.eval()
         shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
+        channels_last: list[int] = []
         try:
-            with torch.no_grad():
-                for _, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
+            with torch.no_grad(), evaluating(self), ChannelWatch() as watch:
+                for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
+                    if watch.has_channels_last(h):
+                        channels_last.append(index)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(
                 f"example: block {self.names[len(shapes)]!r} cannot run when the network is given {example.dtype} of "
                 f"shape {tuple(example.shape)}: {error}"
             ) from error
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+        if channels_last:
+            name, shape = self.names[channels_last[0]], shapes[channels_last[0]][2]
+            raise ValueError(
+                f"blocks: the output of a block must be (C, H, W), (K, C) or flat, that of {name!r}, {shape}, has its "
+                "channels last; end the block with permute(0, 3, 1, 2) and turn it back in the next, as "
+                "localprop.split(model, ..., example=x) does"
+            )
         specs = tuple(self._spec(index, *found, num_classes) for index, found in enumerate(shapes))
         if specs[-1].shape != (num_classes,):
             raise ValueError(
@@ -205,6 +211,18 @@ class LocalNetwork(nn.Module):
             num_classes,
             activation_shape,
         )
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run `module` in evaluation mode inside; each of its modules is back in its own mode afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextlib.contextmanager
