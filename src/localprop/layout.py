@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -37,11 +37,11 @@ class ChannelWatch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._axes = WeakTensorKeyDictionary()
+        self._axes: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     def has_channels_last(self, h: Tensor) -> bool:
         """Tell whether `h` is a map (N, H, W, C); one of unknown origin is taken for (N, C, H, W)."""
-        return h.dim() == 4 and bool(self._axes.get(h) == 3)
+        return h.dim() == 4 and self._axes.get(h) == 3
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

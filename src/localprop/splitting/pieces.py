@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 
+import torch.nn.functional as F
 from torch import fx, nn
 
 from localprop.splitting.tracing import Trace
@@ -123,8 +125,21 @@ def build(cuts: Cuts) -> list[fx.GraphModule]:
         for node in nodes:
             known[node] = graph.node_copy(node, known.__getitem__)
         graph.output(known[cuts.cuts[number][1]])
-        blocks.append(fx.GraphModule(cuts.trace.model, graph, "Block"))
+        block = fx.GraphModule(cuts.trace.model, graph, "Block")
+        for dropout in cuts.trace.dropouts.intersection(nodes):
+            _follow_mode(block, known[dropout])
+        blocks.append(block)
     return blocks
+
+
+def _follow_mode(block: fx.GraphModule, dropout: fx.Node) -> None:
+    """Put a module, which knows the block's mode, in the place of a call of the function `dropout`."""
+    given = signature(F.dropout).bind(*dropout.args, **dropout.kwargs).arguments
+    block.add_submodule(dropout.name, nn.Dropout(given.get("p", 0.5), given.get("inplace", False)))
+    with block.graph.inserting_before(dropout):
+        dropout.replace_all_uses_with(block.graph.call_module(dropout.name, (given["input"],)))
+    block.graph.erase_node(dropout)
+    block.recompile()
 
 
 def _depending(nodes: Sequence[fx.Node]) -> set[fx.Node]:

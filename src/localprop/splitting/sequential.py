@@ -38,7 +38,7 @@ def split_sequential(model: nn.Sequential | LocalNetwork, at: Sequence[str] | No
 
 
 def as_sequential(model: nn.Sequential | LocalNetwork) -> nn.Sequential:
-    """Return the blocks of a `LocalNetwork` as an `nn.Sequential`, by their names or, where these are paths, numbers."""
+    """Return the blocks of a `LocalNetwork` as an `nn.Sequential`, by its names or, if these are paths, by number."""
     if isinstance(model, nn.Sequential):
         return model
     # A name with a dot is a path into another model, and no module's own name.

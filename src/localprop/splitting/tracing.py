@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
+from itertools import zip_longest
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 
@@ -18,11 +20,13 @@ class Trace:
         model: The model.
         graph: Calls of modules and functions in order; a module that was not opened is one call.
         outputs: The node of what each called module returned last, by the module's name.
+        dropouts: Calls of the function `dropout` that follow the mode of the module that makes them.
     """
 
     model: nn.Module
     graph: fx.Graph
     outputs: dict[str, fx.Node]
+    dropouts: frozenset[fx.Node] = frozenset()
 
 
 class TraceFailure(ValueError):
@@ -94,8 +98,7 @@ def trace(model: nn.Module, opened: Collection[str]) -> Trace:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-    _check_alike(*traces)
-    return traces[1]
+    return replace(traces[1], dropouts=_following_the_mode(*traces))
 
 
 def _traced(model: nn.Module, opened: Collection[str]) -> Trace:
@@ -108,23 +111,37 @@ def _traced(model: nn.Module, opened: Collection[str]) -> Trace:
     return Trace(model, graph, tracer.outputs)
 
 
-def _check_alike(training: Trace, evaluation: Trace) -> None:
-    """Refuse a forward pass that depends on `self.training`, which a record of it would freeze."""
-    pair = [_described(found.graph) for found in (training, evaluation)]
-    if pair[0] == pair[1]:
-        return
-    changed = next((a for a, b in zip(*pair, strict=False) if a != b), pair[0][-1])
-    raise TraceFailure(
-        changed[0], f"it does something else in training than in evaluation, at {changed[2]!r}, which is not a module"
-    )
+def _following_the_mode(training: Trace, evaluation: Trace) -> frozenset[fx.Node]:
+    """Return the calls of `dropout` that read `self.training`, and refuse all else that does: a record freezes it."""
+    dropouts = set()
+    for one, other in zip_longest(training.graph.nodes, evaluation.graph.nodes):
+        same = (
+            one is not None
+            and other is not None
+            and (one.op, one.name, one.target) == (other.op, other.name, other.target)
+        )
+        if same and _arguments(one) == _arguments(other):
+            continue
+        if same and one.target is F.dropout and _arguments(one, but="training") == _arguments(other, but="training"):
+            dropouts.add(other)
+            continue
+        node = other if one is None else one
+        raise TraceFailure(
+            _owner(node),
+            f"it does something else in training than in evaluation, at {node.name!r}, outside of a module",
+        )
+    return frozenset(dropouts)
 
 
-def _described(graph: fx.Graph) -> list[tuple[str, str, str, str]]:
-    described = []
-    for node in graph.nodes:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        # The name of the module whose forward pass holds the call: not that of a called module itself.
-        owner = [path for path, _ in stack if path != node.target]
-        name = torch.typename(node.target) if callable(node.target) else str(node.target)
-        described.append((owner[-1] if owner else "", node.op, name, f"{node.args} {node.kwargs}"))
-    return described
+def _arguments(node: fx.Node, but: str | None = None) -> str:
+    """Write a call's arguments, by name where it calls the function `dropout`."""
+    if node.target is F.dropout:
+        given = signature(F.dropout).bind(*node.args, **node.kwargs).arguments
+        return str({name: value for name, value in given.items() if name != but})
+    return f"{node.args} {node.kwargs}"
+
+
+def _owner(node: fx.Node) -> str:
+    """Return the name of the module whose forward pass holds a call."""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return next((str(path) for path in reversed(stack) if path != node.target), "")

@@ -95,7 +95,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_data(config: RunConfig) -> RunData:
-    """Load the run's data, in the size that its network declares unless told another, and hold out its validation images.
+    """Load the run's data, in its network's size unless told another, and hold out its validation images.
 
     Raises:
         ValueError: The data cannot be found, read or split.
