@@ -165,7 +165,7 @@ class LocalNetwork(nn.Module):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
                     if watch.has_channels_last(h):
                         channels_last.append(index)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(
                 f"example: block {self.names[len(shapes)]!r} cannot run when the network is given {example.dtype} of "
                 f"shape {tuple(example.shape)}: {error}"

@@ -36,13 +36,17 @@ def layer_ends(trace: Trace) -> Cuts:
 
 def pooling_ends(cuts: Cuts) -> Sequence[Cut]:
     """Return the cuts that stand behind a pooling, if there are several."""
-    trace = cuts.trace
-    found = [
-        (name, node)
-        for name, node in cuts.cuts[:-1]
-        if node.op == "call_module" and isinstance(trace.model.get_submodule(str(node.target)), _POOLING)
-    ]
+    found = [end for end in cuts.cuts[:-1] if _ends_in_pooling(cuts.trace, end[1])]
     return found if len(found) > 1 else []
+
+
+def _ends_in_pooling(trace: Trace, node: fx.Node) -> bool:
+    """Tell whether a pooling stands between a node and the last layer with parameters before it."""
+    while not parameters_of(trace, node) and len(node.all_input_nodes) == 1:
+        if node.op == "call_module" and isinstance(trace.model.get_submodule(str(node.target)), _POOLING):
+            return True
+        [node] = node.all_input_nodes
+    return False
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
