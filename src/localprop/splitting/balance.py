@@ -46,8 +46,9 @@ def _measured(piece: fx.GraphModule, x: Tensor, balance: Balance) -> tuple[int, 
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        place = storage.data_ptr()
+        if place not in own:  # views of one tensor are kept once
+            kept[place] = max(kept.get(place, 0), min(tensor.nbytes, storage.nbytes()))
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -134,13 +134,16 @@ def network(cuts: Cuts, example: Tensor | None) -> LocalNetwork:
     cuts = joined(cuts)
     _check_apart(cuts)
     blocks = build(cuts)
-    if example is not None:
-        settle(blocks, example)
-    elif (usual := usual_example(cuts.trace.model)) is not None:
+    given = usual_example(cuts.trace.model) if example is None else example
+    if given is not None:
         try:
-            settle(blocks, usual)
-        except Exception:  # an input of our own making: `LocalNetwork.specs` finds what is left to settle
-            blocks = build(cuts)
+            settle(blocks, given)
+        except Exception as error:  # foreign code, on an input that it may not be made for
+            if example is not None:
+                raise ValueError(
+                    f"example: the model cannot run on {given.dtype} of shape {tuple(given.shape)}: {error}"
+                ) from error
+            blocks = build(cuts)  # `LocalNetwork.specs` finds what is left to settle
     return LocalNetwork(blocks, [name for name, _ in cuts.cuts])
 
 

@@ -101,7 +101,9 @@ def load_data(config: RunConfig) -> RunData:
         ValueError: The data cannot be found, read or split.
     """
     image_size = config.image_size or models.image_size(config.model.name)
-    images = data.load(config.data.name, image_size=image_size, **config.data.settings)
+    is_directory = config.data.name not in data.CATALOGUE  # its images may differ in size: they are resized as read
+    images = data.load(config.data.name, image_size=image_size if is_directory else None, **config.data.settings)
+    images = images if image_size is None else images.presented(image_size)
     if not config.validation:
         return RunData(images, None)
     try:
