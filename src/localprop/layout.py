@@ -8,17 +8,18 @@ _CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNor
 _WIDTHS = ("out_channels", "num_features", "num_channels")
 
 
-def channel_axis(block: nn.Module, shape: tuple[int, ...], name: str) -> int:
+def channel_axis(block: nn.Module, shape: tuple[int, ...], name: str, *, seen_last: bool = False) -> int:
     """Return the axis of the channels in one sample of a block's output: 0 for the first, -1 for the last.
 
     What the block's integer attribute `channel_axis` says goes before all. Otherwise three axes and more are maps
-    (C, H, W), and two are tokens (K, C) unless the block ends in an `nn.Conv1d` or its normalisation, which give
-    sequences (C, L).
+    (C, H, W), or (H, W, C) where that was seen, and two are tokens (K, C) unless the block ends in an `nn.Conv1d` or
+    its normalisation, which give sequences (C, L).
 
     Args:
         block: The block.
         shape: One sample of its output, or of its activation.
         name: The block's name, for messages.
+        seen_last: Whether the block was seen to compute a map with its channels last; see `ChannelWatch`.
 
     Raises:
         ValueError: The attribute is neither 0 nor -1; or the block has layers of both kinds, and their order is not
@@ -34,7 +35,9 @@ def channel_axis(block: nn.Module, shape: tuple[int, ...], name: str) -> int:
         return 0
     if told is not None:
         return int(told)
-    return -1 if len(shape) == 2 and not _ends_in_convolution(block, shape, name) else 0
+    if len(shape) > 2:
+        return -1 if seen_last else 0
+    return -1 if not _ends_in_convolution(block, shape, name) else 0
 
 
 def _ends_in_convolution(block: nn.Module, shape: tuple[int, ...], name: str) -> bool:

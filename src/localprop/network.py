@@ -16,6 +16,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from localprop.fusing import run_fused
 from localprop.layout import channel_axis
 from localprop.types import BlockSpec
+from localprop.watch import ChannelWatch
 
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
 
@@ -165,22 +166,22 @@ class LocalNetwork(nn.Module):
             raise ValueError(f"num_classes: need at least {needed}, got {num_classes}")
         if not isinstance(example, Tensor):
             raise ValueError(f"example: need a batch of inputs as a tensor, got a {type(example).__name__}")
-        training = {module: module.training for module in self.modules()}
-        self.eval()
         shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
+        channels_last: set[int] = set()
         try:
-            with torch.no_grad():
-                for _, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
+            with torch.no_grad(), evaluating(self), ChannelWatch() as watch:
+                for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+                    if watch.has_channels_last(h):
+                        channels_last.add(index)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
             raise ValueError(
                 f"example: block {self.names[len(shapes)]!r} cannot run when the network is given {example.dtype} of "
                 f"shape {tuple(example.shape)}: {error}"
             ) from error
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-        specs = tuple(self._spec(index, *found, num_classes) for index, found in enumerate(shapes))
+        specs = tuple(
+            self._spec(index, *found, num_classes, index in channels_last) for index, found in enumerate(shapes)
+        )
         if specs[-1].shape != (num_classes,):
             raise ValueError(
                 f"num_classes: the last block must give {num_classes} logits a sample, "
@@ -195,6 +196,7 @@ class LocalNetwork(nn.Module):
         activation_shape: tuple[int, ...],
         shape: tuple[int, ...],
         num_classes: int,
+        channels_last: bool,
     ) -> BlockSpec:
         chunks = int(getattr(self.blocks[index], "feature_chunks", 1)) if len(shape) == 1 else 1
         if shape and shape[0] % chunks:
@@ -207,12 +209,24 @@ class LocalNetwork(nn.Module):
             self.names[index],
             input_shape,
             shape,
-            channel_axis(self.blocks[index], shape, self.names[index]),
+            channel_axis(self.blocks[index], shape, self.names[index], seen_last=channels_last),
             chunks,
             num_classes,
             activation_shape,
-            channel_axis(self.blocks[index], activation_shape, self.names[index]),
+            channel_axis(self.blocks[index], activation_shape, self.names[index], seen_last=channels_last),
         )
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run `module` in evaluation mode inside; each of its modules is back in its own mode afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from localprop.data import Augmentation, ImageData, ImageSet
+from localprop.data.loader import BatchLoader, evaluation_batches
 from localprop.data.store import channel_statistics
 
 
@@ -100,6 +101,36 @@ def test_resized_to_the_same_size_is_the_same_data() -> None:
     assert data.resized(8) is data
     with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
         data.resized(0)
+
+
+@pytest.mark.parametrize("size", [3, 8, 20])
+def test_batches_are_of_the_pixels_of_resized_images(size: int) -> None:
+    data = image_data(image_set([0, 1] * 5, size=8), image_set([1] * 3, size=8))
+    presented, resized = data.presented(size), data.resized(size)
+    assert presented.image_shape == resized.image_shape
+    assert presented.train.images.shape[2] <= 8  # what grows is not stored
+    assert presented.hold_out(0.4, seed=0)[1].image_shape == presented.image_shape
+    for split in ("train", "test"):
+        pairs = [
+            list(evaluation_batches(getattr(images, split), 4, data.mean, data.std, "cpu"))
+            for images in (presented, resized)
+        ]
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(*pairs, strict=True))
+    loaders = [
+        BatchLoader(
+            images.train,
+            batch_size=4,
+            mean=data.mean,
+            std=data.std,
+            augmentation=Augmentation(crop_padding=1, flip=True),
+            seed=3,
+            device="cpu",
+        )
+        for images in (presented, resized)
+    ]
+    assert all(torch.equal(loaders[0].batch(step)[0], loaders[1].batch(step)[0]) for step in range(5))
+    with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+        data.presented(0)
 
 
 def test_resized_over_several_chunks() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from localprop.data.augment import Augmentation, augment, cut_out
-from localprop.data.store import ImageSet, check_statistics
+from localprop.data.store import ImageSet, check_statistics, in_size
 from localprop.seed import derive
 
 
@@ -58,6 +58,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self._pixels = images.images.to(device)
         self._labels = images.labels.to(device)
+        self._side = images.side
         self._mean, self._std = tuple(mean), tuple(std)
         self._augmentation = augmentation
         self._seed = seed
@@ -92,7 +93,8 @@ class BatchLoader:
             (N, C, H, W) and (N,), N <= batch_size.
         """
         chosen = self.indices(step)
-        pixels = augment(self._pixels.index_select(0, chosen), self._augmentation, derive(self._seed, "augment", step))
+        pixels = in_size(self._pixels.index_select(0, chosen), self._side)
+        pixels = augment(pixels, self._augmentation, derive(self._seed, "augment", step))
         x = normalise(pixels, self._mean, self._std)
         x = cut_out(x, self._augmentation.cutout, derive(self._seed, "cutout", step))
         return x, self._labels.index_select(0, chosen)
@@ -205,7 +207,7 @@ def evaluation_batches(
     for pixels, labels in zip(
         torch.split(images.images, batch_size), torch.split(images.labels, batch_size), strict=True
     ):
-        yield normalise(pixels.to(device), mean, std), labels.to(device)
+        yield normalise(in_size(pixels.to(device), images.side), mean, std), labels.to(device)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

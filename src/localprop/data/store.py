@@ -27,6 +27,7 @@ class ImageSet:
     Attributes:
         images: Pixels, uint8.
         labels: Class indices from 0, int64.
+        side: Pixels a side that batches are enlarged to as they are made; None leaves the images as they are.
 
     Shape:
         images (N, C, H, W), labels (N,), N >= 1.
@@ -37,6 +38,7 @@ class ImageSet:
 
     images: Tensor
     labels: Tensor
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -68,10 +70,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one image in a batch."""
+        _, channels, height, width = self.images.shape
+        return (channels, height, width) if self.side is None else (channels, self.side, self.side)
+
     def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
         """Return the images at `indices`, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
-        return ImageSet(self.images[chosen], self.labels[chosen])
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +119,10 @@ class ImageData:
                 f"class_names of {self.name} must name two classes or more, got {list(self.class_names)}; "
                 "there is nothing to tell apart in one class"
             )
-        if self.test.images.shape[1:] != self.train.images.shape[1:]:
+        if self.test.image_shape != self.train.image_shape:
             raise ValueError(
                 f"train and test images of {self.name} must have one shape, got "
-                f"{tuple(self.train.images.shape[1:])} and {tuple(self.test.images.shape[1:])}; "
+                f"{self.train.image_shape} and {self.test.image_shape}; "
                 "resize them with --image-size"
             )
         for split, images in (("train", self.train), ("test", self.test)):
@@ -129,8 +137,7 @@ class ImageData:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of one image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.image_shape
 
     def resized(self, size: int) -> ImageData:
         """Return the data with square images of `size` pixels a side, bilinear and antialiased.
@@ -138,11 +145,20 @@ class ImageData:
         Cost:
             N * C * size^2 bytes; nothing where the images have that size already.
         """
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}; 28 and 32 are usual")
+        _check_size(size)
         if self.image_shape[1:] == (size, size):
             return self
         return replace(self, train=_resized(self.train, size), test=_resized(self.test, size))
+
+    def presented(self, size: int) -> ImageData:
+        """Return the data for batches of square images of `size` pixels a side: the very pixels of `resized`.
+
+        Images that grow are kept as they are, and enlarged batch by batch: 60 000 small ones would fill gigabytes.
+        """
+        _check_size(size)
+        if size * size <= self.image_shape[1] * self.image_shape[2]:
+            return self.resized(size)
+        return replace(self, train=replace(self.train, side=size), test=replace(self.test, side=size))
 
     def hold_out(self, fraction: float, seed: int) -> tuple[ImageData, ImageSet]:
         """Split validation images off the training images, the same fraction of every class.
@@ -226,13 +242,23 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean), tuple(std)
 
 
+def in_size(pixels: Tensor, side: int | None) -> Tensor:
+    """Return images of `side` pixels a side, or the images as they are for None; see `ImageSet.side`.
+
+    Shape:
+        uint8 (N, C, H, W) to uint8 (N, C, side, side).
+    """
+    if side is None:
+        return pixels
+    smooth = interpolate(pixels.float(), (side, side), mode="bilinear", antialias=True)
+    return smooth.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}; 28 and 32 are usual")
+
+
 def _resized(images: ImageSet, size: int) -> ImageSet:
-    pixels = torch.empty(
-        (len(images), images.images.shape[1], size, size), dtype=torch.uint8, device=images.images.device
-    )
-    for target, source in zip(
-        torch.split(pixels, _RESIZE_CHUNK), torch.split(images.images, _RESIZE_CHUNK), strict=True
-    ):
-        smooth = interpolate(source.float(), (size, size), mode="bilinear", antialias=True)
-        target.copy_(smooth.round_().clamp_(0, 255))
-    return ImageSet(pixels, images.labels)
+    chunks = torch.split(images.images, _RESIZE_CHUNK)
+    return ImageSet(torch.cat([in_size(chunk, size) for chunk in chunks]), images.labels)

@@ -46,6 +46,7 @@ __all__ = [
     "conv",
     "fc",
     "get",
+    "image_size",
     "mixer",
     "mlp",
     "patches",
@@ -92,3 +93,19 @@ def get(name: str) -> Factory:
         f"model: no network {name!r}{nearest(name, CATALOGUE)}; there are {', '.join(CATALOGUE)}, "
         "timm:NAME, torchvision:NAME and package.module:FUNCTION"
     )
+
+
+def image_size(name: str) -> int | None:
+    """Return the pixels a side of the images that a network declares to be made for; None for those that take any.
+
+    Args:
+        name: A name that `get` takes.
+
+    Raises:
+        ValueError: The package of the network is not installed.
+    """
+    if name.startswith(("timm:", "torchvision:")):
+        from localprop.models import external
+
+        return external.image_size(name)
+    return None

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from localprop import data, methods, models
 from localprop.data.loader import BatchLoader, evaluation_batches
 from localprop.data.store import ImageData, ImageSet
+from localprop.network import LocalNetwork
 from localprop.rules import Rule
 from localprop.rules.base import has_batch_norm
 from localprop.seed import derive, seeded
-from localprop.splitting import split
+from localprop.splitting import WORDS, split
 from localprop.train.components import optimizer_class
 from localprop.train.config import RunConfig
 from localprop.train.executor import LocalExecutor
@@ -94,12 +95,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_data(config: RunConfig) -> RunData:
-    """Load the run's data and hold out its validation images.
+    """Load the run's data, in its network's size unless told another, and hold out its validation images.
 
     Raises:
         ValueError: The data cannot be found, read or split.
     """
-    images = data.load(config.data.name, image_size=config.image_size, **config.data.settings)
+    image_size = config.image_size or models.image_size(config.model.name)
+    is_directory = config.data.name not in data.CATALOGUE  # its images may differ in size: they are resized as read
+    images = data.load(config.data.name, image_size=image_size if is_directory else None, **config.data.settings)
+    images = images if image_size is None else images.presented(image_size)
     if not config.validation:
         return RunData(images, None)
     try:
@@ -118,7 +122,7 @@ def build_rule(config: RunConfig, facts: DataFacts, device: torch.device) -> Rul
     with seeded(derive(config.seed, "network"), host):
         factory = models.get(config.model.name)
         model = factory(facts.image_shape, len(facts.class_names), **config.model.settings)
-        net = split(model, config.at)
+        net = split(model, _cuts(model, config.at), example=torch.zeros(1, *facts.image_shape))
     with seeded(derive(config.seed, "method"), host):
         example = torch.zeros(2, *facts.image_shape)
         method = methods.get(config.method.name)
@@ -130,6 +134,17 @@ def build_rule(config: RunConfig, facts: DataFacts, device: torch.device) -> Rul
     if is_convolutional(rule):
         rule.to(memory_format=torch.channels_last)  # 0.7 to 0.85 of the step time with oneDNN and cuDNN alike
     return rule
+
+
+def _cuts(model: nn.Module, at: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """Return what `split` is told: one name alone may be a list of blocks, or a word for them.
+
+    The names in an `nn.Sequential` are those of modules that end a block.
+    """
+    if at is None or len(at) > 1:
+        return at
+    is_plain = isinstance(model, nn.Sequential | LocalNetwork)
+    return at if is_plain and at[0] not in WORDS else at[0]
 
 
 def build_executor(config: RunConfig, rule: Rule) -> LocalExecutor:

@@ -60,10 +60,15 @@ class RunConfig:
         Count, "equal parts that a batch is cut into; their gradients are added up before the step"
     ] = 1
     clip_norm: Annotated[Positive | None, "largest gradient norm of a parameter group"] = None
-    at: Annotated[tuple[str, ...] | None, "modules to cut the network after, with commas"] = None
+    at: Annotated[
+        tuple[str, ...] | None,
+        "modules to cut the network after, with commas; or one list of modules to cut after each of, such as "
+        "encoder.layers; or blocks, stages; unless given, a network that is no list of modules is cut into stages",
+    ] = None
     limit_batches: Annotated[Count | None, "most batches of a training epoch, and of an evaluation"] = None
     image_size: Annotated[
-        Count | None, "pixels a side that all images are resized to; unless given, the data's own"
+        Count | None,
+        "pixels a side that all images are resized to; unless given, what the network declares, or the data's own",
     ] = None
     feature_cache_mb: Annotated[
         Count | None,

@@ -1,4 +1,4 @@
-"""Cut a plain PyTorch model into the blocks that are trained locally."""
+"""Cut an `nn.Sequential`, whose order is its forward pass."""
 
 from __future__ import annotations
 
@@ -11,51 +11,18 @@ from localprop.errors import nearest
 from localprop.network import LocalNetwork
 
 
-def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
-    """Split an `nn.Sequential` (nested ones too) into blocks, without changing or copying its modules.
-
-    Args:
-        model: An `nn.Sequential`, or a `LocalNetwork` (returned as it is, or cut anew at `at`).
-        at: Names of the modules that END a block, as in `model.named_modules()` ("3", "features.5"), or for a
-            `LocalNetwork` as in its `names` ("conv2", and "conv2.0" inside of it); the rest after the last name is
-            the last block. Default: a block begins at every child that has parameters; children without
-            parameters (activations, pooling, flattening) end the block before them.
-
-    Returns:
-        The blocks as a `LocalNetwork` that computes exactly what `model` computes.
+def split_sequential(model: nn.Sequential | LocalNetwork, at: Sequence[str] | None) -> LocalNetwork:
+    """Split an `nn.Sequential` (nested ones too), or a `LocalNetwork` anew; see `localprop.split`.
 
     Raises:
-        ValueError: The model is not a chain of modules, a name does not exist, or a block would have no parameters.
-
-    Example:
-        >>> from torch import nn
-        >>> import localprop
-        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
-        >>> len(localprop.split(model))
-        3
-        >>> localprop.split(model, at=["3"]).names
-        ('3', '4')
+        ValueError: A name does not exist, the model is empty, or a block would have no parameters.
     """
-    architecture = None
-    if isinstance(model, LocalNetwork):
-        architecture = model.architecture
-        if at is None:
-            return model
-        # A name with a dot is a path into another model, and no module's own name.
-        is_path = any("." in name for name in model.names)
-        names = [str(index) for index in range(len(model))] if is_path else model.names
-        model = nn.Sequential(OrderedDict(zip(names, model.blocks, strict=True)))
-    if not isinstance(model, nn.Sequential):
-        raise ValueError(
-            f"model: only nn.Sequential can be cut (its order is its forward pass), got {type(model).__name__}; "
-            "write the model as an nn.Sequential of its stages, or build a LocalNetwork from a list of blocks"
-        )
+    architecture = model.architecture if isinstance(model, LocalNetwork) else None
+    model = as_sequential(model)
     if not len(model):
         raise ValueError("model: the nn.Sequential is empty; there is nothing to cut")
     if at is None:
         return _network(_by_parameters(model))
-    if isinstance(at, str) or not all(isinstance(name, str) for name in at):
-        raise ValueError(f'at: must be a list of names, such as ["2", "5"], got {at!r}')
     leaves = list(_leaves(model, frozenset(at)))
     names = [name for name, _ in leaves]
     unknown = [name for name in at if name not in names]
@@ -71,6 +38,21 @@ def split(model: nn.Module, at: Sequence[str] | None = None) -> LocalNetwork:
     net = _network([piece for piece in pieces if piece])
     net.architecture = architecture
     return net
+
+
+def as_sequential(model: nn.Sequential | LocalNetwork) -> nn.Sequential:
+    """Return the blocks of a `LocalNetwork` as an `nn.Sequential`, by its names or, if these are paths, by number."""
+    if isinstance(model, nn.Sequential):
+        return model
+    # A name with a dot is a path into another model, and no module's own name.
+    is_path = any("." in name for name in model.names)
+    names = [str(index) for index in range(len(model))] if is_path else model.names
+    return nn.Sequential(OrderedDict(zip(names, model.blocks, strict=True)))
+
+
+def are_in_sequence(model: nn.Sequential, names: Sequence[str]) -> bool:
+    """Tell whether modules stand in an `nn.Sequential` or in nested ones, so that it can be cut behind them."""
+    return {name for name, _ in _leaves(model, frozenset(names))} >= set(names)
 
 
 def _leaves(module: nn.Sequential, at: frozenset[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
