@@ -281,6 +281,22 @@ def test_what_lies_inside_of_a_block_runs_as_it_is():
         localprop.split(model[1], at=["trunk.1.first"])
 
 
+def shifted(x: Tensor) -> Tensor:
+    return x + 1 if x.shape[1] > 3 else x
+
+
+class Helped(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(shifted(self.first(shifted(x))))
+
+
+def test_a_function_that_branches_is_called_as_a_whole():
+    model = Helped()
+    net = localprop.split(model, at=["first"])
+    for x in (torch.randn(2, 6), torch.randn(2, 3, 6), torch.randn(2, 5, 6)):
+        assert torch.equal(net(x), model(x))
+
+
 def test_words_and_numbers_go_with_lists_of_modules_too():
     net = localprop.models.cnn((1, 8, 8), 3, width=0.05)
     assert localprop.split(net, at="blocks") is net
