@@ -125,7 +125,7 @@ def test_balancing_leaves_statistics_and_randomness_alone():
     state = torch.get_rng_state()
     net = localprop.split(model, blocks=3, balance="memory", example=torch.randn(2, 3, 32, 32))
     assert len(net) == 3
-    assert net.names[0] == "layer1.0"  # large maps: the first block holds the least layers
+    assert net.names == ("maxpool", "layer1.1", "fc")  # the first maps are the largest
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     torch.set_rng_state(state)
@@ -279,6 +279,22 @@ def test_what_lies_inside_of_a_block_runs_as_it_is():
     assert torch.equal(net.eval()(X), model[1].eval()(X))
     with pytest.raises(ValueError, match=r"inside of 'trunk.1' cannot be recorded .*; name modules outside of it"):
         localprop.split(model[1], at=["trunk.1.first"])
+
+
+def shifted(x: Tensor) -> Tensor:
+    return x + 1 if x.shape[1] > 3 else x
+
+
+class Helped(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(shifted(self.first(shifted(x))))
+
+
+def test_a_function_that_branches_is_called_as_a_whole():
+    model = Helped()
+    net = localprop.split(model, at=["first"])
+    for x in (torch.randn(2, 6), torch.randn(2, 3, 6), torch.randn(2, 5, 6)):
+        assert torch.equal(net(x), model(x))
 
 
 def test_words_and_numbers_go_with_lists_of_modules_too():

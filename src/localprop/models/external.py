@@ -73,10 +73,11 @@ def image_size(name: str) -> int | None:
 
 def _package(name: str) -> Any:
     source = name.partition(":")[0]
+    extra = "'localprop[timm]'" if source == "timm" else source
     try:
         return importlib.import_module("timm" if source == "timm" else "torchvision.models")
     except ImportError as error:
-        raise ValueError(f"model: {name!r} needs the package {source}; pip install {source}") from error
+        raise ValueError(f"model: needs the package {source}; pip install {extra}") from error
 
 
 def _names(package: Any) -> list[str]:

@@ -59,7 +59,8 @@ def _measured(piece: fx.GraphModule, x: Tensor, balance: Balance) -> tuple[int, 
 def share_out(costs: Sequence[int], parts: int) -> list[int]:
     """Cut a row of costs into contiguous parts whose largest sum is as small as possible, by dynamic programming.
 
-    best(k, n) = min_m max(best(k - 1, m), c_m + .. + c_{n-1}): the largest sum of k parts of the first n.
+    best(k, n) = min_m max(best(k - 1, m), c_m + .. + c_{n-1}): the largest sum of k parts of the first n. Of two ways
+    with the same largest sum, the one with the smaller sum of squares is taken.
 
     Args:
         costs: One or more.
@@ -71,12 +72,16 @@ def share_out(costs: Sequence[int], parts: int) -> list[int]:
     total = [0]
     for cost in costs:
         total.append(total[-1] + cost)
-    best = {(1, n): (total[n], 0) for n in range(1, len(costs) + 1)}
+    best = {(1, n): (total[n], total[n] ** 2, 0) for n in range(1, len(costs) + 1)}
     for k in range(2, parts + 1):
         for n in range(k, len(costs) + 1):
-            best[k, n] = min((max(best[k - 1, m][0], total[n] - total[m]), m) for m in range(k - 1, n))
+            ways = []
+            for m in range(k - 1, n):
+                last = total[n] - total[m]
+                ways.append((max(best[k - 1, m][0], last), best[k - 1, m][1] + last**2, m))
+            best[k, n] = min(ways)
     cuts, n = [], len(costs)
     for k in range(parts, 1, -1):
-        n = best[k, n][1]
+        n = best[k, n][2]
         cuts.append(n)
     return cuts[::-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -44,7 +44,7 @@ def find(model: nn.Module) -> list[Candidate]:
     return [Candidate(name, parent, is_block and parent in inner) for name, parent, is_block in found]
 
 
-def stages_of(candidates: list[Candidate]) -> list[str]:
+def stages_of(candidates: Sequence[Candidate]) -> list[str]:
     """Return the names of the stages that hold the blocks: for each list of blocks its outermost parent of its own."""
     parents = list(dict.fromkeys(entry.parent for entry in candidates if entry.is_block))
     stages = []

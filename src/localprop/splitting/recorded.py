@@ -97,10 +97,7 @@ def by_count(model: nn.Module, blocks: int, balance: Balance | None, example: Te
         ValueError: There are not so many places to cut at.
     """
     found = candidates.find(model)
-    if balance is None or not found:
-        cuts = joined(by_blocks(model))
-    else:
-        cuts = joined(_valid(model, [*(entry.name for entry in found), *candidates.stages_of(found)]))
+    cuts = joined(by_blocks(model) if balance is None or not found else _by_all(model, found))
     if blocks > len(cuts.cuts):
         raise ValueError(
             f"blocks: {type(model).__name__} can be cut into at most {len(cuts.cuts)} blocks, got {blocks}; "
@@ -112,6 +109,18 @@ def by_count(model: nn.Module, blocks: int, balance: Balance | None, example: Te
         pieces = build(cuts)
         measured = costs(pieces, balance, example)
     return cut(cuts.trace, [cuts.cuts[end - 1] for end in share_out(measured, blocks)])
+
+
+def _by_all(model: nn.Module, found: Sequence[candidates.Candidate]) -> Cuts:
+    """Cut after blocks, what stands between them, and the stem: wherever costs may be shared out."""
+    cuts = _valid(model, [*(entry.name for entry in found), *candidates.stages_of(found)])
+    first = next(entry.name for entry in found if entry.is_block)
+    stem = [
+        (str(node.target), node)
+        for node in cuts.trace.graph.nodes
+        if node.op == "call_module" and any(user.target == first for user in node.users)
+    ]
+    return _keep_valid(cuts.trace, [*cuts.cuts[:-1], *stem])
 
 
 def joined(cuts: Cuts) -> Cuts:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import zip_longest
+from traceback import walk_tb
+from types import FunctionType
 from typing import Any
 
 import torch.nn.functional as F
@@ -46,8 +48,8 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # else a buffer is frozen into the graph as a constant
 
-    def __init__(self, opened: Collection[str]) -> None:
-        super().__init__()
+    def __init__(self, opened: Collection[str], functions: Sequence[Callable[..., Any]]) -> None:
+        super().__init__(autowrap_functions=tuple(functions))
         self.opened = opened
         self.outputs: dict[str, fx.Node] = {}
         self.failed = ""
@@ -102,13 +104,31 @@ def trace(model: nn.Module, opened: Collection[str]) -> Trace:
 
 
 def _traced(model: nn.Module, opened: Collection[str]) -> Trace:
-    tracer = _Tracer(opened)
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # foreign code ran on stand-ins for tensors: it may raise anything
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}"
-        raise TraceFailure(tracer.failed, reason) from error
-    return Trace(model, graph, tracer.outputs)
+    """Record the forward pass in the present mode; functions of the model's file that branch become single calls."""
+    functions: list[Callable[..., Any]] = []
+    while True:
+        tracer = _Tracer(opened, functions)
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:  # foreign code ran on stand-ins for tensors: it may raise anything
+            function = _function_that_failed(model, error)
+            if function is None or function in functions:
+                reason = next(iter(str(error).strip().splitlines()), "no reason given")
+                raise TraceFailure(tracer.failed, f"{type(error).__name__}: {reason}") from error
+            functions.append(function)
+        else:
+            return Trace(model, graph, tracer.outputs)
+
+
+def _function_that_failed(model: nn.Module, error: Exception) -> Callable[..., Any] | None:
+    """Return the function known to the model's file, not a method, that an error came out of, if there is one."""
+    known = {
+        value.__code__: value
+        for value in getattr(type(model).forward, "__globals__", {}).values()
+        if isinstance(value, FunctionType)
+    }
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return next((known[frame.f_code] for frame in frames if frame.f_code in known), None)
 
 
 def _following_the_mode(training: Trace, evaluation: Trace) -> frozenset[fx.Node]:
