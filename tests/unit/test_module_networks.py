@@ -229,7 +229,7 @@ def test_module_wise_training_lowers_every_loss(method: str, name: str):
     x, y = batch()
     rule = localprop.methods.build(method, tiny(name), num_classes=CLASSES, example=x)
     executor = LocalExecutor(rule, lambda group: torch.optim.AdamW(group, lr=0.01))
-    history = [[float(step.loss) for step in executor.step(i, x, y)] for i in range(10)]
+    history = [[float(step.loss) for step in executor.step(i, x, y)] for i in range(15)]
     for first, last in zip(history[0], history[-1], strict=True):
         # Samples are contrasted with three others of their class: log 3 is the least.
         assert last < 0.9 * first or (method == "contrast" and last < 1.3)
