@@ -181,10 +181,10 @@ def run_flags(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[dict[
                 continue
             text = words.pop(0)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-        if key in field_types() and key not in known:
-            problems.append(f"{flag} {text}: {arguments.parser.prog} does not take this")
-        elif close and "." not in key:
+        if key not in known and close and "." not in key:
             problems.append(f"{flag} {text}: no such flag (did you mean {known[close[0]]}?)")
+        elif key not in known and key in field_types():
+            problems.append(f"{flag} {text}: {arguments.parser.prog} does not take this")
         else:
             flags[key] = text
     if arguments.resume not in (None, "auto"):

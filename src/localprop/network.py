@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -169,7 +170,8 @@ class LocalNetwork(nn.Module):
         shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
         channels_last: set[int] = set()
         try:
-            with torch.no_grad(), evaluating(self), ChannelWatch() as watch:
+            with torch.no_grad(), evaluating(self), warnings.catch_warnings(), ChannelWatch() as watch:
+                warnings.simplefilter("ignore")  # what PyTorch has to say of a layer it says in training
                 for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
                     if watch.has_channels_last(h):

@@ -206,10 +206,8 @@ class Turned(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-def test_a_block_of_ones_own_that_puts_its_channels_last_is_refused():
+def test_a_block_of_ones_own_that_puts_its_channels_last_is_described_so():
     first = nn.Sequential(nn.Conv2d(3, 4, 3), Turned(), nn.Linear(4, 5))
     net = localprop.LocalNetwork([first, nn.Sequential(nn.Flatten(), nn.Linear(180, 10))])
-    with pytest.raises(
-        ValueError, match=r"that of '0', \(6, 6, 5\), has its channels last; end the block with permute"
-    ):
-        net.specs(torch.zeros(1, 3, 8, 8), 10)
+    spec = net.specs(torch.zeros(1, 3, 8, 8), 10)[0]
+    assert (spec.shape, spec.channel_axis, spec.channels) == ((6, 6, 5), -1, 5)
