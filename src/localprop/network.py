@@ -160,7 +160,7 @@ class LocalNetwork(nn.Module):
         shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
         channels_last: list[int] = []
         try:
-            with torch.no_grad(), evaluating(self), ChannelWatch() as watch:
+            with torch.no_grad(), in_mode(self, training=False), ChannelWatch() as watch:
                 for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
                     if watch.has_channels_last(h):
@@ -174,8 +174,8 @@ class LocalNetwork(nn.Module):
             name, shape = self.names[channels_last[0]], shapes[channels_last[0]][2]
             raise ValueError(
                 f"blocks: the output of a block must be (C, H, W), (K, C) or flat, that of {name!r}, {shape}, has its "
-                "channels last; end the block with permute(0, 3, 1, 2) and turn it back in the next, as "
-                "localprop.split(model, ..., example=x) does"
+                "channels last; end the block with permute(0, 3, 1, 2) and turn it back in the next (where "
+                "localprop.split makes the blocks of a model that is no nn.Sequential, it does so with example=x)"
             )
         specs = tuple(self._spec(index, *found, num_classes) for index, found in enumerate(shapes))
         if specs[-1].shape != (num_classes,):
@@ -214,10 +214,10 @@ class LocalNetwork(nn.Module):
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run `module` in evaluation mode inside; each of its modules is back in its own mode afterwards."""
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Run `module` in training or evaluation mode inside; each of its modules is back in its own mode afterwards."""
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
