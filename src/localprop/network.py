@@ -170,7 +170,7 @@ class LocalNetwork(nn.Module):
         shapes: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
         channels_last: set[int] = set()
         try:
-            with torch.no_grad(), evaluating(self), warnings.catch_warnings(), ChannelWatch() as watch:
+            with torch.no_grad(), in_mode(self, training=False), warnings.catch_warnings(), ChannelWatch() as watch:
                 warnings.simplefilter("ignore")  # what PyTorch has to say of a layer it says in training
                 for index, x, h, output in self.iter_blocks(example, at_activation=range(len(self))):
                     shapes.append((tuple(x.shape[1:]), tuple(h.shape[1:]), tuple(output.shape[1:])))
@@ -220,10 +220,10 @@ class LocalNetwork(nn.Module):
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run `module` in evaluation mode inside; each of its modules is back in its own mode afterwards."""
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Run `module` in training or evaluation mode inside; each of its modules is back in its own mode afterwards."""
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:

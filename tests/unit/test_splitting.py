@@ -81,6 +81,7 @@ def test_a_module_list_in_a_list_of_names_is_its_last_module():
         (["trunk.9"], r"no module 'trunk.9' to cut after \(did you mean 'trunk.[0-5]'\?\) in Tokens"),
         ("tronk", r"no module 'tronk' in Tokens \(did you mean 'trunk'\?\); .* one of blocks, stages, layers"),
         ([3], "at: must be a list of names"),
+        (3, "at: must be a list of names"),
         ([""], "no module ''"),
     ],
 )
@@ -120,15 +121,17 @@ def test_blocks_are_balanced(balance):
 
 
 def test_balancing_leaves_statistics_and_randomness_alone():
-    model = resnet18(num_classes=3)
+    model = resnet18(num_classes=3).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    example = torch.randn(2, 3, 32, 32)
     state = torch.get_rng_state()
-    net = localprop.split(model, blocks=3, balance="memory", example=torch.randn(2, 3, 32, 32))
+    net = localprop.split(model, blocks=3, balance="memory", example=example)
     assert len(net) == 3
     assert net.names == ("maxpool", "layer1.1", "fc")  # the first maps are the largest
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    torch.set_rng_state(state)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_memory_is_what_autograd_keeps_of_a_block():
@@ -308,3 +311,7 @@ def test_words_and_numbers_go_with_lists_of_modules_too():
     x = torch.randn(2, 6)
     assert torch.equal(halves(x), model(x))
     assert localprop.split(model, at="blocks").names == ("1", "2.1", "3")
+    composed = nn.Sequential(nn.Linear(6, 6), Tokens())
+    inside = localprop.split(composed, at=["0", "1.trunk.2"])
+    assert inside.names == ("0", "1.trunk.2", "1.head")
+    assert torch.equal(inside(X), composed(X))

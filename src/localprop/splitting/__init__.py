@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from localprop.errors import nearest
 from localprop.network import LocalNetwork
-from localprop.splitting.balance import Balance
-from localprop.splitting.sequential import are_in_sequence, as_sequential, split_sequential
+from localprop.splitting.sequential import are_in_sequence, as_sequential, lies_inside, split_sequential
 
 __all__ = ["WORDS", "Balance", "split"]
 
+Balance = Literal["memory", "flops", "parameters"]
+"""What blocks can have in equal amounts."""
 WORDS = ("blocks", "stages", "layers")
 """What `at` may say where the model has no module of that name."""
 
@@ -70,7 +71,9 @@ def split(
     if isinstance(model, LocalNetwork) and blocks is None and (at is None or at in WORDS):
         return model
     if isinstance(model, nn.Sequential | LocalNetwork) and blocks is None and not isinstance(at, str):
-        return split_sequential(model, at)
+        inside = isinstance(model, nn.Sequential) and at is not None and lies_inside(model, at)
+        if not inside:
+            return split_sequential(model, at)
     from localprop.splitting import recorded  # takes a second to import, which a list of modules can spare
 
     if isinstance(model, LocalNetwork):
@@ -93,7 +96,7 @@ def split(
 def _check(at: object, blocks: object, balance: object, example: object) -> None:
     if at is not None and blocks is not None:
         raise ValueError(f"blocks: goes in place of at, got both, {at!r} and {blocks!r}; give one of the two")
-    if isinstance(at, Sequence) and not all(isinstance(name, str) for name in at):
+    if not (at is None or (isinstance(at, Sequence) and all(isinstance(name, str) for name in at))):
         raise ValueError(f'at: must be a list of names, such as ["2", "5"], got {at!r}')
     if blocks is not None and (not isinstance(blocks, int) or blocks < 1):
         raise ValueError(f"blocks: must be a whole number of at least 1, got {blocks!r}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from localprop.network import still_statistics
-
-Balance = Literal["memory", "flops", "parameters"]
-UNITS: Mapping[Balance, str] = {"memory": "bytes", "flops": "operations", "parameters": "parameters"}
+from localprop.network import in_mode, still_statistics
+from localprop.splitting import Balance
 
 
 def costs(pieces: Sequence[fx.GraphModule], balance: Balance, example: Tensor | None) -> list[int]:
@@ -30,7 +27,7 @@ def costs(pieces: Sequence[fx.GraphModule], balance: Balance, example: Tensor | 
     h, found = example, []
     with torch.random.fork_rng(devices=[] if h.is_cpu else [h.device]):
         for piece in pieces:
-            with still_statistics(piece):
+            with in_mode(piece, training=True), still_statistics(piece):
                 cost, h = _measured(piece, h.detach(), balance)
             found.append(cost)
     return found

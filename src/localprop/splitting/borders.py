@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 
-from localprop.network import evaluating
+from localprop.network import in_mode
 from localprop.watch import ChannelWatch
 
 _USUAL_SIDE = 224
@@ -35,7 +35,7 @@ def settle(blocks: Sequence[fx.GraphModule], example: Tensor) -> None:
         for number, block in enumerate(blocks):
             version = h._version
             given = h
-            with evaluating(block), ChannelWatch() as watch:
+            with in_mode(block, training=False), ChannelWatch() as watch:
                 h = block(given)
             if given._version != version:
                 _copy_input(block)

@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 
 from localprop.errors import nearest
 from localprop.network import LocalNetwork
-from localprop.splitting import WORDS, candidates
-from localprop.splitting.balance import Balance, costs, share_out
+from localprop.splitting import WORDS, Balance, candidates
+from localprop.splitting.balance import costs, share_out
 from localprop.splitting.borders import settle, usual_example
 from localprop.splitting.layers import layer_ends, pooling_ends
 from localprop.splitting.pieces import Cut, Cuts, build, cut, returned_node

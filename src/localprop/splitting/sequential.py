@@ -55,6 +55,11 @@ def are_in_sequence(model: nn.Sequential, names: Sequence[str]) -> bool:
     return {name for name, _ in _leaves(model, frozenset(names))} >= set(names)
 
 
+def lies_inside(model: nn.Sequential, names: Sequence[str]) -> bool:
+    """Tell whether modules exist, but some stand in a module with a forward pass of its own."""
+    return {name for name, _ in model.named_modules()} >= set(names) and not are_in_sequence(model, names)
+
+
 def _leaves(module: nn.Sequential, at: frozenset[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Flatten nested Sequentials, except those that a cut names as a whole."""
     for child_name, child in module.named_children():
