@@ -90,7 +90,8 @@ def _draw_depth(ax: Any, rows: Sequence[Row]) -> None:
         ax.plot(*_points(measured), color=color, marker="o", label=name)
         beyond = [*measured[-1:], *(row for row in own if row["extrapolated"])]
         if len(beyond) > 1:
-            ax.plot(*_points(beyond), color=color, marker="o", markerfacecolor="white", linestyle="--")
+            hollow = {"marker": "o", "markerfacecolor": "white", "markevery": slice(1, None)}
+            ax.plot(*_points(beyond), color=color, linestyle="--", **hollow)
             ax.plot([], [], color=color, linestyle="--", label=f"{name}, extrapolated")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
