@@ -58,6 +58,8 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
             pool, used = layers[3], 4
     if torch.is_autocast_enabled(x.device.type):
         return _conv_chain_by_layers(conv, norm, pool, x), used
+    if x.dtype not in (torch.float32, torch.float64):  # statistics of half precision lose too many digits
+        return None
     h, mean, var = conv_norm_relu_pool(
         x,
         conv.weight,

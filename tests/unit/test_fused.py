@@ -217,6 +217,15 @@ def test_under_autocast_a_chain_is_its_layers_up_to_rounding(conv: str, pool: st
         torch.testing.assert_close(block.get_buffer(name), buffer, rtol=0.01, atol=0.01, msg=name)
 
 
+def test_a_network_in_half_precision_runs_layer_by_layer():
+    block, x = chain()
+    block, x = block.bfloat16(), x.bfloat16()
+    other = copy.deepcopy(block)
+    h = run_fused(block, x)
+    assert "_ConvNormReluPoolBackward" not in used(h)
+    assert torch.equal(h, other(x))
+
+
 def test_statistics_stand_still_where_they_are_switched_off():
     block, x = chain()
     block[1].track_running_stats = False
