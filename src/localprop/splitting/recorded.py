@@ -205,8 +205,8 @@ def _parents(names: Iterable[str]) -> set[str]:
 
 def _last_called(modules: dict[str, nn.Module], name: str) -> str:
     """Return the name of what is called at the end of a module list, which is not called itself."""
-    while isinstance(modules[name], nn.ModuleList) and len(modules[name]):  # type: ignore[arg-type]
-        name = f"{name}.{len(modules[name]) - 1}"  # type: ignore[arg-type]
+    while isinstance(module := modules[name], nn.ModuleList) and len(module):
+        name = f"{name}.{len(module) - 1}"
     return name
 
 

@@ -69,7 +69,7 @@ class _Tracer(fx.Tracer):
         name = self.path_of_module(m)
         try:
             out = super().call_module(m, forward, args, kwargs)
-        except Exception:
+        except Exception:  # whatever foreign code raises goes on; here only its place is noted
             self.failed = self.failed or name
             raise
         if isinstance(out, fx.Proxy):
