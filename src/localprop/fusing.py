@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.fused import Convolution, MaxPool, conv_norm_relu_pool, norm_linear
+from localprop.functional.precision import under_autocast
 
 
 def run_fused(block: nn.Module, x: Tensor) -> Tensor:
@@ -56,9 +57,11 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
         assert isinstance(layers[3], nn.MaxPool2d)
         if not layers[3].return_indices:
             pool, used = layers[3], 4
-    if torch.is_autocast_enabled(x.device.type):
+    if under_autocast(x):
         return _conv_chain_by_layers(conv, norm, pool, x), used
     if x.dtype not in (torch.float32, torch.float64):  # statistics of half precision lose too many digits
+        return None
+    if x.device.type not in ("cpu", "cuda"):  # where PyTorch has the kernels that the function is made of
         return None
     h, mean, var = conv_norm_relu_pool(
         x,
@@ -102,7 +105,7 @@ def _norm_linear(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] |
     """Run a layer norm and a linear layer, if the layers begin so; also says how many they were."""
     if not _begin_with(layers, nn.LayerNorm, nn.Linear) or x.requires_grad or x.dim() != 2:
         return None
-    if torch.is_autocast_enabled(x.device.type):
+    if under_autocast(x):
         return None
     norm, linear = layers[:2]
     assert isinstance(norm, nn.LayerNorm)

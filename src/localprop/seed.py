@@ -26,7 +26,7 @@ def derive(seed: int, *path: int | str) -> int:
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from `seed` inside, on the host and on `device`; give back the random state of before on leaving."""
-    on_host = device.type == "cpu"
+    on_host = device.type in ("cpu", "meta")  # nothing is drawn on meta, which holds no numbers
     with torch.random.fork_rng(devices=[] if on_host else [device.index or 0], device_type=device.type):
         # Not torch.manual_seed: it would also reseed devices whose state is not restored here.
         torch.default_generator.manual_seed(seed)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from localprop.bench.live import LiveTensors
 from localprop.bench.memory import PeakMemory
 from localprop.bench.subjects import Step, Subject
+from localprop.train.assemble import wait_for
 
 WARM_UP_ROUNDS = 2
 MIN_ROUNDS, MAX_ROUNDS = 7, 40
@@ -46,6 +47,7 @@ def time_steps(
         rounds: Least and largest number of rounds that count.
     """
     ready = [subject.start() for subject in subjects]
+    device = subjects[0].batch[0].device
     flops = [sum(share * _flops(step) for share, step in steps) for steps in ready]  # also the first warm-up
     for _ in range(WARM_UP_ROUNDS - 1):
         for steps in ready:
@@ -55,7 +57,7 @@ def time_steps(
     started = time.perf_counter()
     while len(taken[0]) < rounds[0] or (time.perf_counter() - started < seconds and len(taken[0]) < rounds[1]):
         for times, steps in zip(taken, ready, strict=True):
-            times.append(sum(share * _timed(step) for share, step in steps))
+            times.append(sum(share * _timed(step, device) for share, step in steps))
     return [
         Timing(subject.name, tuple(times), count) for subject, times, count in zip(subjects, taken, flops, strict=True)
     ]
@@ -104,14 +106,9 @@ def _flops(step: Step) -> int:
     return int(counter.get_total_flops())
 
 
-def _timed(step: Step) -> float:
-    _wait()
+def _timed(step: Step, device: torch.device) -> float:
+    wait_for(device)
     started = time.perf_counter()
     step()
-    _wait()
+    wait_for(device)
     return time.perf_counter() - started
-
-
-def _wait() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from localprop.functional.precision import autocast
 from localprop.fusing import run_fused
 from localprop.train.assemble import (
     PRECISIONS,
@@ -90,7 +91,7 @@ def baseline(name: str, config: RunConfig, facts: DataFacts) -> Subject:
         optimizer = make(list(model.parameters()))
 
         def step() -> None:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            with autocast(device, dtype):
                 loss = F.cross_entropy(forward(model, x), y)
             torch.autograd.backward(loss)
             optimizer.step()

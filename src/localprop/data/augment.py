@@ -52,8 +52,9 @@ def augment(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.randint(0, 2 * augmentation.crop_padding + 1, (2, len(images)), generator=generator)
     flipped = torch.randint(0, 2, (len(images),), generator=generator).bool() & augmentation.flip
-    top, left = offsets.to(images.device)
-    return crop_and_flip(images, top, left, flipped.to(images.device), padding=augmentation.crop_padding)
+    top, left = offsets.to(images.device, non_blocking=True)
+    flipped = flipped.to(images.device, non_blocking=True)
+    return crop_and_flip(images, top, left, flipped, padding=augmentation.crop_padding)
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, *, padding: int) -> Tensor:
@@ -100,6 +101,6 @@ def cut_out(images: Tensor, size: int, seed: int) -> Tensor:
     for length in images.shape[2:]:
         start = torch.randint(length, (len(images), 1), generator=generator) - size // 2
         place = torch.arange(length)
-        inside.append(((place >= start) & (place < start + size)).to(images.device))
+        inside.append(((place >= start) & (place < start + size)).to(images.device, non_blocking=True))
     rows, columns = inside
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

@@ -218,7 +218,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     scale = [1 / (255 * spread) for spread in std]
     shift = [-average / spread for average, spread in zip(mean, std, strict=True)]
-    factors = torch.tensor([scale, shift], device=images.device)[:, :, None, None]
+    factors = torch.tensor([scale, shift])[:, :, None, None].to(images.device, non_blocking=True)
     return images.float().mul_(factors[0]).add_(factors[1])
 
 

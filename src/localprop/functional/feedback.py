@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from localprop.functional.precision import full_precision, under_autocast
+
 Initialisation = Literal["kaiming", "xavier"]
 
 
@@ -30,7 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, feedback: T
         for deep learning", Nature Communications 2016.
     """
     x, weight, bias, feedback = _in_autocast_dtype(x, weight, bias, feedback)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, feedback)
     return out.view(*x.shape[:-1], -1)
 
@@ -71,7 +73,7 @@ def convolution(
     widths = [0] * num_axes if isinstance(padding, str) else _per_axis(padding, num_axes)
     x, weight, bias, feedback = _in_autocast_dtype(x, weight, bias, feedback)
     batch = x if x.dim() == weight.dim() else x.unsqueeze(0)
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         out: Tensor = _Convolution.apply(batch, weight, bias, feedback, stride, widths, dilation, groups)
     return out if batch is x else out.squeeze(0)
 
@@ -207,8 +209,7 @@ def _per_axis(value: int | Sequence[int], num_axes: int) -> list[int]:
 def _in_autocast_dtype(
     x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+    if not under_autocast(x) or x.dtype == torch.float64:
         return x, weight, bias, feedback
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(x.device.type)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), feedback.to(dtype)

@@ -79,13 +79,17 @@ class _ConvNormReluPool(torch.autograd.Function):
         y, ctx.y = ctx.y, None
         if y is None:
             y = _signed_convolution(x, weight, sign, ctx.convolution)
-        scale = gamma.abs() * (var + ctx.eps).rsqrt()
+        inverse_sigma = (var + ctx.eps).rsqrt()
+        scale = gamma.abs() * inverse_sigma
         grad = aten.threshold_backward(grad_h, h, 0)
+        normalised = y if pooled is None else pooled
+        # Statistics twice, and a gain: without training a CPU reads the running ones, a GPU the saved ones, and a GPU
+        # leaves out the gradient of a gain that it is not given. No result depends on the gain.
         _, grad_gamma, grad_beta = aten.native_batch_norm_backward(
-            grad, y if pooled is None else pooled, None, mean, var, None, None, False, ctx.eps, [False, True, True]
+            grad, normalised, gamma, mean, var, mean, inverse_sigma, False, ctx.eps, [False, True, True]
         )
         size = y.numel() // y.shape[1]
-        slope = -scale * (var + ctx.eps).rsqrt() * grad_gamma / size
+        slope = -scale * inverse_sigma * grad_gamma / size
         offset = -scale * grad_beta / size - slope * mean
         torch.addcmul(_by_channel(offset), y, _by_channel(slope), out=y)
         if indices is None:

@@ -110,7 +110,7 @@ def wrong_labels(target: Tensor, num_classes: int, generator: torch.Generator) -
     Shape: (N,), int64; never equal to `target`.
     """
     shift = torch.randint(1, num_classes, target.shape, generator=generator)
-    return (target + shift.to(target.device)) % num_classes
+    return (target + shift.to(target.device, non_blocking=True)) % num_classes
 
 
 def likely_wrong_labels(logits: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,5 +125,5 @@ def likely_wrong_labels(logits: Tensor, target: Tensor, generator: torch.Generat
     """
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
     gumbel = -(-uniform.log()).log()  # the largest of logits + Gumbel noise is a draw from their softmax
-    scores = logits.double() + gumbel.to(logits.device)
+    scores = logits.double() + gumbel.to(logits.device, non_blocking=True)
     return scores.scatter(1, target[:, None], -torch.inf).argmax(1)

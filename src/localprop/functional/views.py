@@ -33,7 +33,7 @@ def random_view(images: Tensor, generator: torch.Generator, *, smallest_crop: fl
     count = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(count, generator=generator)).to(images)
+        return (low + (high - low) * torch.rand(count, generator=generator)).to(images, non_blocking=True)
 
     area, stretch = uniform(smallest_crop, 1.0), uniform(-1.0, 1.0)
     aspect = (4 / 3) ** stretch
@@ -52,7 +52,8 @@ def random_view(images: Tensor, generator: torch.Generator, *, smallest_crop: fl
     view = average + contrast * (view - average)
     if images.shape[1] == 3:
         gray_at_all = (uniform(0.0, 1.0) < (0.2 if jitter else 0.0)).to(images)[:, None, None, None]
-        gray = (view * view.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+        luma = torch.tensor(_LUMA, dtype=view.dtype).to(view.device, non_blocking=True)
+        gray = (view * luma[:, None, None]).sum(1, keepdim=True)
         view = gray + saturation * (1 - gray_at_all) * (view - gray)
     return view.clamp(0.0, 1.0)
 

@@ -130,7 +130,7 @@ class RowPrediction(SelfSupervised):
         features = self.averaged_features(h)
         codes = features.reshape(-1, *self.grid, features.shape[1])
         shape = (len(self.predictors), *codes.shape[:3], self.negatives)
-        drawn = torch.randint(len(features), shape).to(h.device)
+        drawn = torch.randint(len(features), shape).to(h.device, non_blocking=True)
         return row_info_nce_loss(codes, self.predictors, drawn, self.skipped_rows)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from localprop.functional.precision import autocast
 from localprop.network import LocalNetwork
 from localprop.seed import derive, seeded
 from localprop.types import BlockSpec, BlockStep, Key, Normalisation, Phase
@@ -162,7 +163,8 @@ class Rule(nn.Module, ABC):
         """Run a block's forward pass, or its "objective": seeded per (step, pass, block), in the rule's precision."""
         device = self._device()
         place = derive(self.seed, part, self._step, self._passes, block)
-        with seeded(place, device) if self.training else contextlib.nullcontext(), self._autocast(device):
+        drawing = seeded(place, device) if self.training else contextlib.nullcontext()
+        with drawing, autocast(device, self.autocast_dtype):
             yield
 
     def check_batch(self, x: Tensor, y: Tensor, blocks: range) -> None:
@@ -211,7 +213,11 @@ class Rule(nn.Module, ABC):
     def _mean_and_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.normalisation is not None
         shape = (1, -1, *[1] * (x.dim() - 2))
-        return x.new_tensor(self.normalisation.mean).view(shape), x.new_tensor(self.normalisation.std).view(shape)
+        mean, std = (
+            torch.tensor(values, dtype=x.dtype).view(shape).to(x.device, non_blocking=True)
+            for values in (self.normalisation.mean, self.normalisation.std)
+        )
+        return mean, std
 
     @contextlib.contextmanager
     def cleared_if_abandoned(self) -> Iterator[None]:
@@ -229,9 +235,6 @@ class Rule(nn.Module, ABC):
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
 
 def check_tensor(x: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,15 +115,21 @@ class ClusterCode(nn.Module):
         self.channel_axis = 1 if spec.channel_axis == 0 else -1
         self.register_buffer("centres", torch.zeros(clusters, spec.shape[spec.channel_axis]))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self._codes = False  # what `fitted` says, where reading it does not wait for a device
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._codes = bool(self.fitted)
 
     def fit(self, centres: Tensor) -> None:
         """Take the centres."""
         self.centres.copy_(centres)
         self.fitted.fill_(True)
+        self._codes = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Code every position; nothing is differentiated."""
-        if not self.fitted:
+        if not self._codes:
             return x.detach()
         with torch.no_grad(), full_precision(x):
             features = x.movedim(self.channel_axis, -1).to(self.centres.dtype)

@@ -88,7 +88,8 @@ class RedrawnSignFeedback(Feedback):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Draw the magnitude, and give it the signs of W."""
-        return weight.sign() * feedback.initial_magnitude(weight, self.initialisation).to(weight.device)
+        magnitude = feedback.initial_magnitude(weight, self.initialisation)
+        return weight.sign() * magnitude.to(weight.device, non_blocking=True)
 
 
 class BackwardWeights(TorchFunctionMode):

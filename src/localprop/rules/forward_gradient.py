@@ -122,4 +122,4 @@ class ForwardGradient(Greedy):
 
 def _direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw N(0, 1) entries in the shape, data type and layout of a tensor; on the host, whatever its device."""
-    return torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator))
+    return torch.empty_like(like).copy_(torch.randn(like.shape, generator=generator), non_blocking=True)

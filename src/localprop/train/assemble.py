@@ -94,6 +94,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told to do; a CPU always has."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
 def load_data(config: RunConfig) -> RunData:
     """Load the run's data, in its network's size unless told another, and hold out its validation images.
 

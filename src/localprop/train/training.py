@@ -28,6 +28,7 @@ from localprop.train.assemble import (
     num_steps,
     resolve_device,
     steps_per_epoch,
+    wait_for,
 )
 from localprop.train.components import find
 from localprop.train.config import RunConfig
@@ -82,6 +83,7 @@ class Training:
         self._restored = False
         self._stretch: Stretch | None = None
         self._unchecked: list[tuple[int, BlockStep]] = []
+        self._unsettled = 0
 
     def run(self, write: Write, console: Console, interrupted: threading.Event) -> None:
         """Train from the present step to the end.
@@ -108,16 +110,14 @@ class Training:
                 self._timed(lambda: self._enter(console))
             started = time.perf_counter()
             steps, y = self._train_step()
-            seconds = time.perf_counter() - started
-            self.step_seconds.append(seconds)
-            self.train_seconds += seconds
+            self._took(time.perf_counter() - started)
             self._unchecked += [(self.step, step) for step in steps]
             self.step += 1
             self._timed(lambda: self.borders.after(self.step))
             at_epoch = self.step % self.steps_per_epoch == 0
             if at_epoch or self.step % config.log_every == 0:
                 self._check_losses()
-                self._record_step(write, console, steps, y, seconds)
+                self._record_step(write, console, steps, y)
             if at_epoch:
                 self._evaluate(write, console)
             due = at_epoch if config.checkpoint_every is None else self.step % config.checkpoint_every == 0
@@ -197,12 +197,11 @@ class Training:
     def _pairs(self, images: ImageSet, config: RunConfig) -> Iterator[tuple[Tensor, Tensor]]:
         return evaluation_pairs(config, images, self.facts, self.rule, self.device)
 
-    def _record_step(
-        self, write: Write, console: Console, steps: Sequence[BlockStep], y: Tensor, seconds: float
-    ) -> None:
+    def _record_step(self, write: Write, console: Console, steps: Sequence[BlockStep], y: Tensor) -> None:
         rows = block_rows(steps, y, place=self._place(), names=self.rule.net.names)
         for row in rows:
             write(row)
+        seconds = self.step_seconds[-1]
         speed = len(y) / seconds
         lr = next(iter(self.executor.optimizers.values())).param_groups[0]["lr"]
         measured = {"lr": float(lr), "images_per_second": speed, "step_seconds": seconds}
@@ -249,8 +248,25 @@ class Training:
         except checkpoint.CheckpointError as error:
             raise TrainingError(str(error)) from error
 
+    def _took(self, seconds: float) -> None:
+        self.step_seconds.append(seconds)
+        self.train_seconds += seconds
+        self._unsettled += 1
+
+    def _settle(self) -> None:
+        """Wait for a device that works on its own, and spread the time over the steps that it was busy with."""
+        count, self._unsettled = self._unsettled, 0
+        if self.device.type == "cpu" or count == 0:
+            return
+        started = time.perf_counter()
+        wait_for(self.device)
+        waited = time.perf_counter() - started
+        self.train_seconds += waited
+        self.step_seconds[-count:] = [(sum(self.step_seconds[-count:]) + waited) / count] * count
+
     def _check_losses(self) -> None:
         """Stop if a loss since the last check is not finite."""
+        self._settle()
         unchecked, self._unchecked = self._unchecked, []
         if problem := loss_problem(unchecked, self.rule.net.names):
             raise self._diverged(problem)
