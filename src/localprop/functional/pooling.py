@@ -12,6 +12,9 @@ from torch import Tensor
 from localprop.functional.precision import at_least_single
 
 
+_NUMBERS_IN_CACHE = 2**18
+
+
 class _MeanOverPositions(torch.autograd.Function):
     """Mean whose gradient has the memory layout of the input.
 
@@ -22,7 +25,7 @@ class _MeanOverPositions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, dims: tuple[int, ...]) -> Tensor:
         ctx.shape, ctx.stride, ctx.dtype, ctx.dims = h.shape, h.stride(), h.dtype, dims
-        return h.mean(dims, dtype=torch.promote_types(h.dtype, torch.float32))
+        return _mean_in_single(h, dims)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -31,11 +34,20 @@ class _MeanOverPositions(torch.autograd.Function):
             num_positions *= ctx.shape[dim]
             grad = grad.unsqueeze(dim)
         out = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=grad.device)
-        return out.copy_((grad / num_positions).expand(ctx.shape)), None
+        return out.copy_((grad / num_positions).to(ctx.dtype).expand(ctx.shape)), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, dims: None) -> Tensor:
-        return tangent.mean(ctx.dims, dtype=torch.promote_types(tangent.dtype, torch.float32))
+        return _mean_in_single(tangent, ctx.dims)
+
+
+def _mean_in_single(h: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Take the mean in at least float32; a CPU, which converts a whole map before it adds, gets pieces for its cache."""
+    dtype = torch.promote_types(h.dtype, torch.float32)
+    if h.dtype == dtype or not h.is_cpu or not h.numel():
+        return h.mean(dims, dtype=dtype)
+    pieces = h.split(max(1, _NUMBERS_IN_CACHE // h[0].numel()))
+    return torch.cat([piece.to(dtype).mean(dims) for piece in pieces])
 
 
 def average_positions(h: Tensor, channel_axis: int = 1) -> Tensor:
