@@ -69,6 +69,20 @@ def test_average_chunks(chunks: int):
     assert torch.autograd.gradcheck(lambda h: average_chunks(h, chunks), (h,))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(3, 5, 4, 6), (7, 32, 64, 64)])  # the second is averaged in pieces
+def test_half_precision_is_averaged_in_pieces(size: tuple[int, ...], layout: torch.memory_format):
+    h = torch.randn(size, dtype=torch.bfloat16).to(memory_format=layout).requires_grad_()
+    averaged = average_positions(h)
+    assert averaged.dtype == torch.float32
+    torch.testing.assert_close(averaged.double(), h.double().mean((2, 3)), rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(averaged)
+    (gradient,) = torch.autograd.grad((averaged * weights).sum(), h)
+    expected = (weights / (size[2] * size[3])).to(torch.bfloat16)[:, :, None, None].expand(size)
+    assert gradient.stride() == h.stride()
+    assert torch.equal(gradient, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_averaged_in_single(dtype: torch.dtype):
     h = (100 + randn(2, 3, 4, 4)).to(dtype).requires_grad_()
@@ -281,17 +295,3 @@ def test_adamw_is_the_published_one():
         optimizer.step()
         values, first, second = optim.adamw_step(values, gradient, first, second, step, lr=0.1)
     assert parameter.tolist() == pytest.approx(values, rel=1e-9)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("size", [(3, 5, 4, 6), (7, 32, 64, 64)])  # the second is averaged in pieces
-def test_half_precision_is_averaged_in_single(size: tuple[int, ...], layout: torch.memory_format):
-    h = torch.randn(size, dtype=torch.bfloat16).to(memory_format=layout).requires_grad_()
-    averaged = average_positions(h)
-    assert averaged.dtype == torch.float32
-    torch.testing.assert_close(averaged.double(), h.double().mean((2, 3)), rtol=1e-5, atol=1e-6)
-    weights = torch.randn_like(averaged)
-    (gradient,) = torch.autograd.grad((averaged * weights).sum(), h)
-    expected = (weights / (size[2] * size[3])).to(torch.bfloat16)[:, :, None, None].expand(size)
-    assert gradient.stride() == h.stride()
-    assert torch.equal(gradient, expected)
