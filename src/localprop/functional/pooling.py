@@ -48,7 +48,7 @@ def _mean_in_single(h: Tensor, dims: tuple[int, ...]) -> Tensor:
     dtype = torch.promote_types(h.dtype, torch.float32)
     if h.dtype == dtype or not h.is_cpu or not h.numel():
         return h.mean(dims, dtype=dtype)
-    pieces = h.split(max(1, _NUMBERS_IN_CACHE // h[0].numel()))
+    pieces = torch.split(h, max(1, _NUMBERS_IN_CACHE // h[0].numel()))
     return torch.cat([piece.to(dtype).mean(dims) for piece in pieces])
 
 
