@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from localprop.bench import subjects
+from localprop.bench.cost import facts_of
 from localprop.bench.depth import depth_rows, residual_network
 from localprop.bench.live import LiveTensors
 from localprop.bench.measure import Timing, measure_memory, time_row, time_steps
@@ -91,6 +92,12 @@ def test_baselines_do_the_arithmetic_and_keep_the_memory_that_their_names_say() 
     }
     assert live["bp-checkpoint"] < live["bp-sqrt"] < live["bp"]
     assert live["bp-fused"] < live["bp"]
+
+
+def test_images_have_the_size_that_a_network_of_another_library_declares() -> None:
+    flags = {"method": "dcl", "model": "timm:test_vit", "at": "blocks", "data": "fashion-mini"}
+    assert facts_of(config_from(flags)).image_shape == (1, 160, 160)
+    assert facts_of(config_from({**flags, "image_size": "96"})).image_shape == (1, 96, 96)
 
 
 def test_the_arithmetic_of_dcl_is_two_thirds_of_backprops() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from localprop import models
 from localprop.bench.measure import MAX_ROUNDS, MIN_ROUNDS
 from localprop.data import CATALOGUE
 from localprop.train.assemble import DataFacts, build_rule
@@ -107,7 +108,7 @@ def memory_rows(
 
 
 def facts_of(config: RunConfig) -> DataFacts:
-    """Describe the run's data set without reading it: a benchmark's images are noise.
+    """Describe the run's data set without reading it, in its network's size: a benchmark's images are noise.
 
     Raises:
         ValueError: It is none of the named data sets.
@@ -116,8 +117,8 @@ def facts_of(config: RunConfig) -> DataFacts:
     if entry is None:
         raise ValueError(f"--data {config.data.name}: a benchmark needs a named data set; see localprop data")
     channels, *sides = entry.image_shape
-    if config.image_size is not None:
-        sides = [config.image_size] * 2
+    if image_size := config.image_size or models.image_size(config.model.name):
+        sides = [image_size] * 2
     mean, std = entry.mean or (0.5,) * channels, entry.std or (0.25,) * channels
     return DataFacts(entry.class_names, (channels, sides[0], sides[1]), mean, std)
 
