@@ -33,8 +33,9 @@ class Traits:
         needs_image: Hidden blocks need the image, so that no stretch of them can be trained from features alone.
         loss_floor: Least value of a hidden block's loss on batches of 16 images and 4 classes.
         graph_of_block: Block and objective learn from one graph; otherwise from less.
-        last_loss: What forty steps on one batch leave of the last block's loss, at most.
-        steady: Forty steps on one batch lower every block's loss; of a method of random estimates, their sum.
+        learning_steps: Steps on one batch after which losses must be lower.
+        last_loss: What these steps leave of the last block's loss, at most.
+        steady: These steps lower every block's loss; of a method of random estimates, their sum.
         repeats: Some groups are updated several times a batch; each for the first time after those before it.
         without_loss: Groups that get their gradients without a loss, by name; the last block always has one.
         moving_targets: Groups whose loss is a distance to what training moves, by name: it need not fall.
@@ -54,6 +55,7 @@ class Traits:
     needs_image: bool = False
     loss_floor: float = 0.0
     graph_of_block: bool = True
+    learning_steps: int = 40
     last_loss: float = 0.9
     steady: bool = True
     repeats: bool = False
@@ -115,7 +117,8 @@ _EXCEPTIONS: dict[str, Traits] = {
     "drtp": Traits(hidden_predictions=False),
     **dict.fromkeys(("fa", "usf", "brsf", "frsf", "dfa", "sdfa"), _GLOBAL_ERROR),
     **dict.fromkeys(("dni", "cdni"), _PREDICTED),
-    "dni-unlocked": replace(_PREDICTED, last_loss=0.95),  # the last block, too, learns on inputs that are predicted
+    # The last block, too, learns on inputs that are predicted: where many blocks are before it these move for long.
+    "dni-unlocked": replace(_PREDICTED, learning_steps=120, last_loss=0.95),
     "local-critic": Traits(block_by_block=False, moving_targets=frozenset({"critic"})),
     **dict.fromkeys(
         ("tp", "dtp", "direct-dtp"),

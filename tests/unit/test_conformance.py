@@ -202,7 +202,7 @@ def test_a_few_steps_lower_every_blocks_loss(method: str, name: str):
     x, y = batch_for(network, 16)
     executor = LocalExecutor(rule, adamw)
     history: dict[Key, list[float]] = {}
-    for i in range(40):
+    for i in range(traits(method).learning_steps):
         for step in executor.step(i, x, y):
             if step.loss is not None:
                 history.setdefault(step.key, []).append(float(step.loss))
