@@ -1,0 +1,1 @@
+"""Analyses of trained networks: functions that return plain rows."""
