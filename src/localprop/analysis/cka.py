@@ -13,9 +13,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from localprop.analysis.checks import check_features
+from localprop.analysis.figures import matrix_figure
+from localprop.analysis.subject import Finding, Subject
 
 _FEWEST = 4
 
@@ -110,6 +113,23 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, batch_size: int = 
         cross += torch.stack([unbiased_hsic(kernel[None], kernels_y) for kernel in kernels_x])
     own = own_x[:, None].clamp_min(0) * own_y.clamp_min(0)
     return torch.where(own > 0, cross / own.sqrt(), math.nan)
+
+
+def cka_of_run(subject: Subject) -> Finding:
+    """Compare every block with every other on the averaged features of the test images, one row a block."""
+    features = subject.test_features.averaged
+    matrix = cka_matrix(features, features).tolist()
+    rows = [
+        {"block": index, "name": name, **dict(zip(subject.names, row, strict=True))}
+        for index, (name, row) in enumerate(zip(subject.names, matrix, strict=True))
+    ]
+    return Finding(rows, {"matrix": matrix})
+
+
+def cka_figure(finding: Finding) -> Figure:
+    """Draw the matrix of all pairs of blocks."""
+    names = [row["name"] for row in finding.rows]
+    return matrix_figure(finding.details["matrix"], names, names, "CKA, linear, debiased", (0, 1))
 
 
 def _centred(h: Tensor) -> Tensor:

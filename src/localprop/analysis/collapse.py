@@ -7,12 +7,16 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from localprop.analysis.checks import check_features, check_target, class_means
+from localprop.analysis.figures import depth_figure
+from localprop.analysis.subject import Finding, Subject, label_weights
+from localprop.objectives.dictionary import DictionaryContrast
 
 _RELATIVE_RANK = 1e-6
 
@@ -148,3 +152,67 @@ def _disagreement(
     check_target(name, predicted, len(features))
     nearest = present[torch.cdist(features.double(), means).argmin(1)]
     return float((nearest != predicted).double().mean())
+
+
+def collapse_of_run(subject: Subject) -> Finding:
+    """Measure the neural collapse of every block's averaged features, one row a block.
+
+    NC3 compares with a block's label embeddings, or, for the last hidden block, with the linear classifier that reads
+    it; it is None where nothing of the kind reads the block's averaged features. NC4 takes the block's own prediction,
+    and the network's for the last hidden block.
+    """
+    train, test = subject.train_features, subject.test_features
+    rows = []
+    for index, name in enumerate(subject.names):
+        source = index + 1 if train.logits[index] is None and index == len(subject.names) - 2 else index
+        logits, test_logits = train.logits[source], test.logits[source]
+        found = neural_collapse(
+            train.averaged[index],
+            train.target,
+            classifier=block_classifier(subject, index),
+            predicted=None if logits is None else logits.argmax(1),
+            test_features=test.averaged[index],
+            test_predicted=None if test_logits is None else test_logits.argmax(1),
+        )
+        rows.append({"block": index, "name": name, "width": train.averaged[index].shape[1], **asdict(found)})
+    return Finding(rows)
+
+
+def block_classifier(subject: Subject, index: int) -> Tensor | None:
+    """Return the weights by which classes read a block's averaged features, shape (Z, C), or None if nothing does."""
+    objectives = {part.spec.index: part for part in subject.rule.modules() if isinstance(part, DictionaryContrast)}
+    width = subject.train_features.averaged[index].shape[1]
+    objective = objectives.get(index)
+    if objective is not None:
+        if objective.dictionary.embeddings_per_class > 1:
+            return None
+        weights = label_weights(objective).cpu()
+        return weights.repeat(1, width // weights.shape[1])  # of a flat output all K chunks are read alike
+    if index != len(subject.names) - 2:
+        return None
+    layers = [part for part in subject.rule.net.blocks[-1].modules() if any(True for _ in part.parameters(False))]
+    last = layers[0]
+    if len(layers) != 1 or not isinstance(last, nn.Linear) or last.in_features != width:
+        return None
+    return last.weight.detach().cpu()
+
+
+def collapse_figure(finding: Finding) -> Figure:
+    """Draw NC1 to NC4 over depth."""
+
+    def curve(key: str) -> list[float | None]:
+        return [row[key] for row in finding.rows]
+
+    return depth_figure(
+        [row["name"] for row in finding.rows],
+        {
+            "NC1, within / between": {"NC1": curve("nc1")},
+            "NC2, 0 for a simplex": {
+                "norms": curve("nc2_equinorm"),
+                "angles": curve("nc2_equiangular"),
+                "largest angles": curve("nc2_max_angle"),
+            },
+            "NC3, classifier and means": {"NC3": curve("nc3")},
+            "NC4, not the nearest mean": {"train": curve("nc4_train"), "test": curve("nc4_test")},
+        },
+    )

@@ -7,13 +7,16 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from localprop.analysis.checks import check_features, check_target
+from localprop.analysis.figures import depth_figure
+from localprop.analysis.subject import Finding, Subject
 from localprop.seed import derive
 
 PENALTIES = (1e-4, 1e-2, 1.0)
@@ -107,6 +110,36 @@ def linear_probe(
         penalty,
         converged,
     )
+
+
+def probes_of_run(subject: Subject) -> Finding:
+    """Probe every block's pooled features, fitted to training images and measured on test images, one row a block.
+
+    Beside it stands the error of the block's own prediction, if it makes one, on the same test images.
+    """
+    train, test = subject.train_features, subject.test_features
+    rows = []
+    for index, name in enumerate(subject.names):
+        found = linear_probe(
+            train.pooled[index],
+            train.target,
+            test.pooled[index],
+            test.target,
+            num_classes=len(subject.run.facts.class_names),
+            seed=subject.run.config.seed,
+        )
+        logits = test.logits[index]
+        own = None if logits is None else 100 * float((logits.argmax(1) != test.target).double().mean())
+        features = train.pooled[index].shape[1]
+        rows.append({"block": index, "name": name, "features": features, **asdict(found), "own_error": own})
+    return Finding(rows)
+
+
+def probes_figure(finding: Finding) -> Figure:
+    """Draw the errors over depth."""
+    keys = {"test_error": "probe, test", "train_error": "probe, training", "own_error": "own prediction, test"}
+    curves = {label: [row[key] for row in finding.rows] for key, label in keys.items()}
+    return depth_figure([row["name"] for row in finding.rows], {"error (%)": curves})
 
 
 @torch.enable_grad()
