@@ -17,7 +17,7 @@ from localprop.analysis.filters import filter_images, first_layer
 from localprop.analysis.gradients import compare_gradients, gradient_cosine
 from localprop.analysis.information import Information, gaussian_information, label_information
 from localprop.analysis.probes import Probe, linear_probe
-from localprop.analysis.retained import reconstruction_share
+from localprop.analysis.retained import reconstructed_share
 from localprop.analysis.saliency import saliency_maps, top_labels
 from localprop.analysis.subject import BlockFeatures, Finding, Subject, block_features, load_subject
 from localprop.analysis.super_labels import SuperLabelErrors, super_label_errors
@@ -52,7 +52,7 @@ __all__ = [
     "neural_collapse",
     "principal_components",
     "rank_correlation",
-    "reconstruction_share",
+    "reconstructed_share",
     "saliency_maps",
     "spectrum",
     "super_label_errors",

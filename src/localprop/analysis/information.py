@@ -23,7 +23,7 @@ from localprop.analysis.checks import check_features, check_target
 from localprop.seed import derive, seeded
 
 WIDTH = 256
-_BATCH_SIZE = 128
+_BATCH_SIZE = 256
 _PATIENCE = 8
 _HELD_OUT = 0.2
 _NEAR = 0.01
@@ -197,7 +197,7 @@ def _fit(
         order = torch.randperm(len(z), device=device)
         held_out, rest = order.tensor_split([max(1, round(_HELD_OUT * len(z)))])
         critic = _Critic(z.shape[1], num_outputs).to(device)
-        optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3, weight_decay=1e-2)
         best, gained, last_gain, kept = math.inf, math.inf, 0, critic.state_dict()
         for epoch in range(epochs):
             for batch in torch.split(rest[torch.randperm(len(rest), device=device)], _BATCH_SIZE):

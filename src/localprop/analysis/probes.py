@@ -91,17 +91,18 @@ def linear_probe(
     std = torch.where(std > 1e-6 * features.abs().amax(0), std, 1.0)  # a constant feature stays one
     z, test_z = ((h.detach().float() - mean) / std for h in (features, test_features))
 
+    start = z.new_zeros(num_classes, z.shape[1]), z.new_zeros(num_classes)
     penalty = penalties[0]
     if len(penalties) > 1:
         generator = torch.Generator().manual_seed(derive(seed, "probe"))
         order = torch.randperm(len(z), generator=generator).to(z.device)
         held_out, rest = order.tensor_split([max(1, round(_HELD_OUT * len(z)))])
         errors = []
-        for candidate in penalties:
-            weight, bias, _ = _fit(z[rest], target[rest], num_classes, candidate, iterations)
-            errors.append((_error(z[held_out], target[held_out], weight, bias), -candidate))
+        for candidate in sorted(penalties, reverse=True):  # from the easiest fit to the hardest, each from the last
+            start, _ = _fit(z[rest], target[rest], start, candidate, iterations)
+            errors.append((_error(z[held_out], target[held_out], *start), -candidate))
         penalty = -min(errors)[1]  # of equally good ones the largest
-    weight, bias, converged = _fit(z, target, num_classes, penalty, iterations)
+    (weight, bias), converged = _fit(z, target, start, penalty, iterations)
     guess = target.bincount().argmax()
     return Probe(
         _error(test_z, test_target, weight, bias),
@@ -143,9 +144,10 @@ def probes_figure(finding: Finding) -> Figure:
 
 
 @torch.enable_grad()
-def _fit(z: Tensor, target: Tensor, num_classes: int, penalty: float, iterations: int) -> tuple[Tensor, Tensor, bool]:
-    weight = torch.zeros(num_classes, z.shape[1], device=z.device, requires_grad=True)
-    bias = torch.zeros(num_classes, device=z.device, requires_grad=True)
+def _fit(
+    z: Tensor, target: Tensor, start: tuple[Tensor, Tensor], penalty: float, iterations: int
+) -> tuple[tuple[Tensor, Tensor], bool]:
+    weight, bias = (part.clone().requires_grad_() for part in start)
     fitting = torch.optim.LBFGS(
         [weight, bias],
         max_iter=iterations,
@@ -163,7 +165,7 @@ def _fit(z: Tensor, target: Tensor, num_classes: int, penalty: float, iterations
 
     fitting.step(objective)  # type: ignore[no-untyped-call]
     spent = fitting.state[weight]["n_iter"]
-    return weight.detach(), bias.detach(), spent < iterations
+    return (weight.detach(), bias.detach()), spent < iterations
 
 
 def _error(z: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> float:

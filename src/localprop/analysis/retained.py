@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from localprop.analysis.checks import check_features
 from localprop.analysis.figures import depth_figure
 from localprop.analysis.information import Information, label_information
 from localprop.analysis.subject import BlockFeatures, Finding, Subject, block_features, block_outputs
 from localprop.data.store import ImageSet
-from localprop.objectives.reconstruction import Reconstruction
-from localprop.rules import Rule
-from localprop.seed import derive, seeded
-from localprop.types import LocalBatch
+from localprop.functional.pooling import pool_to_budget, standard_layout
+from localprop.seed import derive
 
 _RECONSTRUCTED = 1000
-_DECODER_EPOCHS = 12
+_RECONSTRUCTED_FEATURES = 8192
+_PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))
 
 
-def reconstruction_share(loss: float, mean_image_loss: float, least: float) -> float | None:
-    """Return the share of an image's explainable loss that a decoder explains: 1 - (L - L_min) / (L_0 - L_min).
+def reconstructed_share(features: Tensor, images: Tensor, test_features: Tensor, test_images: Tensor) -> float | None:
+    """Return the share of the pixels' variance that a linear map draws from features, on images it was not fitted to.
 
-    0 is what the mean image explains, 1 a perfect drawing; negative is worse than the mean image. None if all images
-    are one.
+    share = 1 - sum |x - W h - b|^2 / sum |x - mean of the training images|^2: 1 is a perfect drawing, 0 no better than
+    the mean image. W is ridge regression in closed form, the same decoder for every block; its penalty is that with the
+    smallest leave-one-out error on the training images.
 
     Args:
-        loss: L, binary cross-entropy of the drawn pixels.
-        mean_image_loss: L_0, that of the mean training image.
-        least: L_min, the pixels' own entropy, which no drawing can go below.
+        features: Training features, whole maps flattened. Shape (N, P).
+        images: Their images. Shape (N, ...).
+        test_features: Features of other images. Shape (M, P).
+        test_images: Shape (M, ...).
+
+    Returns:
+        The share; None if the test images are all the mean training image.
+
+    Cost: N^2 + N M numbers, whatever P is; one eigendecomposition of N x N.
+
+    Raises:
+        ValueError: Shapes do not fit, numbers are not finite, or fewer than 3 training images.
+
+    Note: InfoPro trains a convolutional decoder by binary cross-entropy instead. Trained decoders differ in how far
+        they got, and a convolution cannot draw from a map of one position, so depths could not be compared.
     """
-    explainable = mean_image_loss - least
-    return None if explainable <= 1e-9 else 1 - (loss - least) / explainable
+    check_features("features", features, fewest=3)
+    check_features("test_features", test_features, fewest=1)
+    if len(images) != len(features) or len(test_images) != len(test_features):
+        raise ValueError(
+            f"images, test_images: need one image for each of {len(features)} and {len(test_features)} samples, got "
+            f"{len(images)} and {len(test_images)}"
+        )
+    mean = features.float().mean(0)
+    z, test_z = features.float() - mean, test_features.float() - mean
+    scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    z, test_z = z / scale, test_z / scale
+    pixels, test_pixels = images.flatten(1).double(), test_images.flatten(1).double()
+    average = pixels.mean(0)
+    left = float((test_pixels - average).square().sum())
+    if left == 0:
+        return None
+    values, vectors = torch.linalg.eigh((z @ z.T).double())
+    values = values.clamp_min(0)
+    turned = vectors.T @ (pixels - average)
+    size = float(values.mean()) or 1.0
+    errors = []
+    for penalty in _PENALTIES:
+        kept = values / (values + penalty * size)
+        leverage = (vectors.square() @ kept + 1 / len(z)).clamp_max(1 - 1e-9)
+        residual = (pixels - average - vectors @ (kept[:, None] * turned)) / (1 - leverage[:, None])
+        errors.append(float(residual.square().sum()))
+    penalty = _PENALTIES[min(range(len(errors)), key=errors.__getitem__)] * size
+    weights = vectors @ (turned / (values + penalty)[:, None])
+    drawn = average + (test_z @ z.T).double() @ weights
+    return 1 - float((test_pixels - drawn).square().sum()) / left
 
 
 def information_of_run(subject: Subject) -> Finding:
@@ -44,9 +84,8 @@ def information_of_run(subject: Subject) -> Finding:
     whether the image was mirrored, by a fair coin that knows nothing of y. Networks that were trained on images
     mirrored at random were taught to overlook it.
 
-    I(h; x) is told by `reconstruction_share` of test images, of a decoder per block as InfoPro has it, fitted to 1000
-    training images; its unit is not the nat, for neither H(x) nor the decoder's distance from the best one is known.
-    Compare blocks of one network by it.
+    I(h; x) is told by `reconstructed_share` of 1000 test images from maps of at most 8192 numbers, fitted to 1000
+    training images. Its unit is not the nat: it bounds I(h; x) from below, but how far it is from it is not known.
     """
     seed = subject.run.config.seed
     train, test = subject.train_features, subject.test_features
@@ -75,7 +114,7 @@ def information_figure(finding: Finding) -> Figure:
         {
             "I(h; class), nats": {"bound": curve("class_nats"), "most": curve("class_most_nats")},
             "I(h; mirrored), nats": {"bound": curve("mirrored_nats"), "most": curve("mirrored_most_nats")},
-            "image, share reconstructed": {"share": curve("image_share")},
+            "image, share of variance drawn": {"share": curve("image_share")},
         },
     )
 
@@ -98,39 +137,20 @@ def _mirrored(subject: Subject, images: ImageSet, split: str) -> tuple[BlockFeat
 
 
 def _reconstruction(subject: Subject) -> list[float | None]:
-    rule = subject.rule
-    train = subject.train.subset(range(min(_RECONSTRUCTED, len(subject.train))))
-    test = subject.test.subset(range(min(_RECONSTRUCTED, len(subject.test))))
-    with torch.enable_grad(), seeded(derive(subject.run.config.seed, "decoders"), subject.run.device):
-        decoders = _fitted_decoders(rule, subject, train)
-    mean_image = torch.cat([rule.image(x) for x, _ in subject.batches(train)]).mean(0, keepdim=True).clamp(0, 1)
-    sums = [0.0] * len(decoders)
-    at_mean = least = 0.0
-    with torch.no_grad():
-        for x, y in subject.batches(test):
-            image = rule.image(x).clamp(0, 1)
-            at_mean += len(x) * float(_pixel_loss(mean_image.expand_as(image), image))
-            least += len(x) * float(_pixel_loss(image, image))
-            for index, h in enumerate(block_outputs(rule, x)):
-                sums[index] += len(x) * float(decoders[index](h.float(), LocalBatch(y, x, image)).loss)
-    return [reconstruction_share(total / len(test), at_mean / len(test), least / len(test)) for total in sums]
+    train, images = _whole_maps(subject, subject.train)
+    test, test_images = _whole_maps(subject, subject.test)
+    return [
+        reconstructed_share(features, images, test_features, test_images)
+        for features, test_features in zip(train, test, strict=True)
+    ]
 
 
-def _fitted_decoders(rule: Rule, subject: Subject, train: ImageSet) -> Sequence[Reconstruction]:
-    """Fit one decoder a block, all in the same passes over the images."""
-    decoders = [Reconstruction(spec, subject.run.facts.image_shape).to(subject.run.device) for spec in rule.specs]
-    optimizers = [torch.optim.AdamW(decoder.parameters(), lr=5e-3) for decoder in decoders]
-    for _ in range(_DECODER_EPOCHS):
-        for x, y in subject.batches(train):
-            if len(x) == 1:  # batch normalisation of the decoders needs two
-                continue
-            image = rule.image(x).clamp(0, 1)
-            for h, decoder, optimizer in zip(block_outputs(rule, x), decoders, optimizers, strict=True):
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(decoder(h.float(), LocalBatch(y, x, image)).loss)
-                optimizer.step()
-    return [decoder.eval() for decoder in decoders]
-
-
-def _pixel_loss(drawn: Tensor, image: Tensor) -> Tensor:
-    return torch.nn.functional.binary_cross_entropy(drawn, image)
+def _whole_maps(subject: Subject, images: ImageSet) -> tuple[list[Tensor], Tensor]:
+    """Return every block's map of some images, flattened, and the images in [0, 1]."""
+    kept: list[list[Tensor]] = [[] for _ in subject.names]
+    pixels = []
+    for x, _ in subject.batches(images.subset(range(min(_RECONSTRUCTED, len(images))))):
+        pixels.append(subject.rule.image(x).cpu())
+        for spec, h, parts in zip(subject.rule.specs, block_outputs(subject.rule, x), kept, strict=True):
+            parts.append(pool_to_budget(standard_layout(h, spec.channel_axis), _RECONSTRUCTED_FEATURES).cpu())
+    return [torch.cat(parts) for parts in kept], torch.cat(pixels)
