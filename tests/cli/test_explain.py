@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +18,7 @@ from PIL import Image
 from localprop.analysis.explain import ANALYSES
 from localprop.analysis.subject import load_subject
 from localprop.cli import main
+from localprop.train import stored
 
 pytestmark = pytest.mark.xdist_group("explain")
 
@@ -105,10 +110,43 @@ def test_explain__of_flat_blocks(tmp_path: Path) -> None:
     assert content["analyses"]["filters"]["rows"][0]["size"] == "1 x 28 x 28"
 
 
+def write_cifar100(directory: Path) -> None:
+    """Write two training images and one test image of every class."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
+    for split, count in (("train", 200), ("test", 100)):
+        rows = []
+        for index in range(count):
+            file = io.BytesIO()
+            Image.fromarray(pixels[index]).save(file, "png")
+            rows.append({"image": {"bytes": file.getvalue(), "path": f"{index}.png"}, "label": index % 100})
+        pq.write_table(pa.Table.from_pylist(rows), directory / f"cifar100-{split}.parquet")
+
+
+def test_explain__of_a_hundred_classes_in_super_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar100(tmp_path)
+    monkeypatch.setenv("LOCALPROP_DATA", str(tmp_path))
+    several = ["--data", "cifar100", "--method.embeddings-per-class", "2"]
+    run = train(tmp_path / "run", "dcl", *several)
+    assert main(["explain", str(run), "--only", "embeddings,confusion,super-labels,collapse,saliency"]) == 0
+    found = json.loads((run / "explain" / "explain.json").read_text())["analyses"]
+    embeddings = found["embeddings"]["rows"][0]
+    assert (embeddings["classes"], embeddings["neighbours"]) == (100, 4)
+    assert embeddings["chance"] == pytest.approx(4 / 99)
+    assert embeddings["purity"] < 0.3  # drawn at random, and hardly trained
+    assert len(found["embeddings"]["t_sne"]) == 100
+    for row in found["super-labels"]["rows"]:
+        assert row["super"] <= row["naive"]
+        assert row["chance"] == 95
+    assert all(row["nc3"] is None for row in found["collapse"]["rows"][:2])  # two embeddings of a class: no one vector
+
+
 def test_explain__of_a_method_whose_blocks_are_no_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(tmp_path / "ff", "ff")
     assert main(["explain", str(run), "--images", "20"]) == 0
-    assert "collapse: skipped, ForwardForward: its blocks read labelled inputs" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "collapse: skipped, ff: its blocks read labelled inputs" in told
+    assert "gradients: skipped, ff: its blocks read labelled inputs" in told
+    assert "confusion: skipped, ff has no label embeddings" in told
 
 
 @pytest.mark.parametrize(
@@ -134,13 +172,17 @@ def test_explain__mistakes_are_one_line(
     assert "Traceback" not in error
 
 
-def test_explain__of_few_images_and_of_a_diverged_network_skips_and_says_so(
+def test_explain__of_few_images_skips_what_needs_more(dcl: Path, tmp_path: Path) -> None:
+    assert main(["explain", str(dcl), "--images", "1", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "explain.json").read_text())
+    assert set(found["analyses"]) == {"filters", "embeddings", "confusion", "saliency"}
+    chosen = ["--images", "5", "--only", "collapse,cka,probes,information,gradients"]
+    assert main(["explain", str(dcl), *chosen, "--out", str(tmp_path)]) == 0
+
+
+def test_explain__of_a_diverged_network_says_so(
     dcl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for images in ("1", "2", "5"):
-        assert main(["explain", str(dcl), "--images", images, "--out", str(tmp_path / images)]) == 0
-    from localprop.train import stored
-
     original = stored.load_run
 
     def diverged(*args: Any, **settings: Any) -> stored.StoredRun:
@@ -151,6 +193,8 @@ def test_explain__of_few_images_and_of_a_diverged_network_skips_and_says_so(
         return run
 
     monkeypatch.setattr("localprop.analysis.subject.load_run", diverged)
-    capsys.readouterr()
-    assert main(["explain", str(dcl), "--out", str(tmp_path / "nan")]) == 0
-    assert "collapse: skipped, features: must be finite" in capsys.readouterr().err
+    assert main(["explain", str(dcl), "--out", str(tmp_path / "nan"), "--images", "20"]) == 0
+    told = capsys.readouterr().err
+    for name in ("collapse", "cka", "probes", "information", "embeddings", "confusion", "filters"):
+        assert f"{name}: skipped" in told
+    assert "must be finite, got NaN or infinity; the network that made them has diverged" in told

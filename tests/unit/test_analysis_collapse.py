@@ -77,10 +77,12 @@ def test_collapse__of_a_mean_at_the_centre_has_no_angles() -> None:
     ("h", "target", "message"),
     [
         (torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), "at least 2 classes"),
-        (torch.randn(4, 3), torch.tensor([0, 1, 2]), "one class index for each of the 4"),
-        (torch.randn(4, 3), torch.tensor([0, -1, 1, 2]), "labels must lie"),
+        (torch.randn(4, 3), torch.tensor([0, 1, 2]), "one int64 class index for each of the 4"),
+        (torch.randn(4, 3), torch.tensor([0, -1, 1, 2]), "labels must be 0 or more"),
         (torch.randn(1, 3), torch.tensor([0]), "at least 2 samples"),
         (torch.randn(4, 3, 2), torch.tensor([0, 1, 0, 1]), "one feature vector"),
+        (torch.ones(2, 1).long(), torch.tensor([0, 1]), "floating-point"),
+        (torch.randn(2, 1), torch.tensor([False, True]), "int64"),
         (torch.tensor([[1.0], [math.nan]]), torch.tensor([0, 1]), "finite"),
     ],
 )

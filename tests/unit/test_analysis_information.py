@@ -106,3 +106,12 @@ def test_information__of_one_label_is_none() -> None:
 def test_information__refuses(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.randn(10, 3))
+
+
+def test_information__does_not_reach_back_into_what_made_the_features() -> None:
+    torch.manual_seed(0)
+    h = torch.randn(20, 3, requires_grad=True)
+    labels = torch.arange(20) % 2
+    label_information(h, labels, h, labels, epochs=1)
+    gaussian_information(h, h, h, h, epochs=1)
+    assert h.grad is None

@@ -75,7 +75,7 @@ def test_probe__takes_one_class_and_classes_that_only_the_test_has() -> None:
     [
         (torch.randn(4, 2), torch.tensor([0, 1, 0, 1]), {}, "at least 5 samples"),
         (torch.full((6, 2), math.inf), torch.zeros(6, dtype=torch.int64), {}, "finite"),
-        (torch.randn(6, 2), torch.zeros(6), {}, "class index"),
+        (torch.randn(6, 2), torch.zeros(6), {}, "int64 class index"),
         (torch.randn(6, 2), torch.full((6,), 7), {"num_classes": 3}, "0 .. 2"),
         (torch.randn(6, 2), torch.zeros(6, dtype=torch.int64), {"penalties": [0.0]}, "penalties"),
         (torch.randn(6, 3), torch.zeros(6, dtype=torch.int64), {}, "test_features: need 3 features"),
@@ -85,3 +85,11 @@ def test_probe__refuses(h, target, settings, message) -> None:
     test_h = torch.randn(2, 2)
     with pytest.raises(ValueError, match=message):
         linear_probe(h, target, test_h, torch.zeros(2, dtype=torch.int64), **settings)
+
+
+def test_probe__does_not_reach_back_into_what_made_the_features() -> None:
+    torch.manual_seed(0)
+    h = torch.randn(20, 3, requires_grad=True)
+    target = torch.arange(20) % 2
+    linear_probe(h, target, h, target)
+    assert h.grad is None

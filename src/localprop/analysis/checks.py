@@ -15,13 +15,15 @@ def check_features(name: str, features: Tensor, *, fewest: int = 2) -> None:
         fewest: Samples that the analysis needs.
 
     Raises:
-        ValueError: Another shape, too few samples, no features, or numbers that are not finite.
+        ValueError: Another shape or type, too few samples, no features, or numbers that are not finite.
     """
     if features.dim() != 2 or features.shape[1] == 0:
         raise ValueError(
             f"{name}: need one feature vector a sample, shape (N, P), got shape {tuple(features.shape)}; "
             "average or flatten the positions first"
         )
+    if not features.is_floating_point():
+        raise ValueError(f"{name}: must be floating-point numbers, got {features.dtype}; use {name}.float()")
     if len(features) < fewest:
         raise ValueError(f"{name}: need at least {fewest} samples, got {len(features)}; give more of them")
     if not bool(features.isfinite().all()):
@@ -34,16 +36,14 @@ def check_target(name: str, target: Tensor, num_samples: int, num_classes: int |
     Raises:
         ValueError: Another shape, numbers that are no indices, or indices out of range.
     """
-    if target.shape != (num_samples,) or target.is_floating_point():
+    if target.shape != (num_samples,) or target.dtype != torch.int64:
         raise ValueError(
-            f"{name}: need one class index for each of the {num_samples} samples, got {target.dtype} of shape "
-            f"{tuple(target.shape)}"
+            f"{name}: need one int64 class index for each of the {num_samples} samples, got {target.dtype} of shape "
+            f"{tuple(target.shape)}; use {name}.long()"
         )
     if num_samples and (int(target.min()) < 0 or (num_classes is not None and int(target.max()) >= num_classes)):
-        raise ValueError(
-            f"{name}: labels must lie in 0 .. {'' if num_classes is None else num_classes - 1}, got "
-            f"{int(target.min())} .. {int(target.max())}"
-        )
+        allowed = "be 0 or more" if num_classes is None else f"lie in 0 .. {num_classes - 1}"
+        raise ValueError(f"{name}: labels must {allowed}, got {int(target.min())} .. {int(target.max())}")
 
 
 def class_means(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

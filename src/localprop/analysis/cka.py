@@ -89,11 +89,12 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, batch_size: int = 
     Args:
         xs: Features of each layer on the same samples, in random order. Shapes (N, P_i).
         ys: Features of the other network's layers on these samples; the same list for a network with itself.
-        batch_size: Samples whose kernels are compared at once, at least 4; a rest of fewer than 4 is left out.
+        batch_size: Samples whose kernels are compared at once, at least 4; batches are made equal, so they may hold up
+            to twice as many.
 
     Shape: (len(xs), len(ys)), float64.
 
-    Cost: (len(xs) + len(ys)) batch_size^2 numbers.
+    Cost: (len(xs) + len(ys)) batch_size^2 numbers, or four times as many.
 
     Raises:
         ValueError: Shapes do not fit, numbers are not finite, or fewer than 4 samples.
@@ -105,9 +106,11 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, batch_size: int = 
     centred_x, centred_y = [_centred(x) for x in xs], [_centred(y) for y in ys]
     cross = torch.zeros(len(xs), len(ys), dtype=torch.float64, device=xs[0].device)
     own_x, own_y = cross.new_zeros(len(xs)), cross.new_zeros(len(ys))
-    for start in range(0, len(xs[0]) - _FEWEST + 1, batch_size):
-        kernels_x = _kernels([x[start : start + batch_size] for x in centred_x])
-        kernels_y = _kernels([y[start : start + batch_size] for y in centred_y])
+    num_batches = max(1, len(xs[0]) // batch_size)
+    parts_x, parts_y = ([h.tensor_split(num_batches) for h in layers] for layers in (centred_x, centred_y))
+    for number in range(num_batches):
+        kernels_x = _kernels([parts[number] for parts in parts_x])
+        kernels_y = _kernels([parts[number] for parts in parts_y])
         own_x += unbiased_hsic(kernels_x, kernels_x)
         own_y += unbiased_hsic(kernels_y, kernels_y)
         cross += torch.stack([unbiased_hsic(kernel[None], kernels_y) for kernel in kernels_x])

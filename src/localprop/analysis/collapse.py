@@ -84,16 +84,17 @@ def neural_collapse(
     """
     check_features("features", features)
     check_target("target", target, len(features))
-    present, means = class_means(features.double(), target)
+    features = features.detach().double()
+    present, means = class_means(features, target)
     if len(present) < 2:
         raise ValueError(f"target: need samples of at least 2 classes to compare, got {len(present)}")
     num_classes = len(present)
     centred = means - means.mean(0)
-    scale = features.double().square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    scale = features.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     if float(centred.norm(dim=1).max()) <= 1e-12 * float(scale):  # one point but for rounding
         nc1 = equinorm = equiangular = max_angle = None
     else:
-        within = features.double() - means[torch.searchsorted(present, target)]
+        within = features - means[torch.searchsorted(present, target)]
         nc1 = _spread_ratio(within, centred)
         equinorm, equiangular, max_angle = _simplex(centred)
     return NeuralCollapse(
@@ -150,7 +151,7 @@ def _disagreement(
         return None
     check_features("features", features, fewest=1)
     check_target(name, predicted, len(features))
-    nearest = present[torch.cdist(features.double(), means).argmin(1)]
+    nearest = present[torch.cdist(features.detach().double(), means).argmin(1)]
     return float((nearest != predicted).double().mean())
 
 

@@ -126,9 +126,10 @@ def confusion_of_run(subject: Subject) -> Finding:
     Predictions are each block's own, on the test images; embeddings are those that the block compares with.
     """
     rows, details = [], {}
+    dictionaries = subject.dictionaries()
     test = subject.test_features
     names = subject.run.facts.class_names
-    for index, objective in sorted(subject.dictionaries().items()):
+    for index, objective in sorted(dictionaries.items()):
         logits = test.logits[index]
         if logits is None:
             continue

@@ -16,6 +16,8 @@ from localprop.analysis.checks import check_features, check_target
 from localprop.analysis.figures import matrix_figure, scatter_figure
 from localprop.analysis.subject import Finding, Subject
 
+_FEW_CLASSES = 12
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -228,6 +230,8 @@ def embeddings_of_run(subject: Subject) -> Finding:
         "t_sne": None,
         "t_sne_missing": None,
     }
+    if len(t) <= _FEW_CLASSES:
+        return Finding(rows, details)
     try:
         details["t_sne"] = t_sne(t, perplexity=min(15.0, (len(t) - 1) / 3), seed=subject.run.config.seed)
     except ValueError as error:
@@ -239,7 +243,7 @@ def embeddings_figure(finding: Finding) -> Figure:
     """Draw the cosines for few classes, else the layout by t-SNE or principal components, coloured by super-class."""
     details = finding.details
     names = details["classes"]
-    if len(names) <= 12:
+    if len(names) <= _FEW_CLASSES:
         cosines = next(iter(details["cosines"].values()))
         return matrix_figure(cosines, names, names, "cosine of label embeddings", (-1, 1))
     layout = details["t_sne"] or details["principal_components"]

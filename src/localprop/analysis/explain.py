@@ -112,7 +112,7 @@ def explain_run(
             say(f"{name}: skipped, {error}")
             continue
         finding = Finding(plain(finding.rows), plain(finding.details), finding.tensors)
-        ANALYSES[name].draw(finding).savefig(out / f"{name}.png", dpi=DOTS_PER_INCH)
+        ANALYSES[name].draw(finding).savefig(out / f"{name}.png", dpi=DOTS_PER_INCH, bbox_inches="tight")
         analyses[name] = {"title": ANALYSES[name].title, "rows": finding.rows, **finding.details}
     config = subject.run.config
     content = {

@@ -25,7 +25,7 @@ def depth_figure(blocks: Sequence[str], panels: Mapping[str, Mapping[str, Curve]
         blocks: Names of the blocks, in order.
         panels: Axis label -> (name of the curve -> one number a block).
     """
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.6 * columns, 0.4 + PANEL_INCHES * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)

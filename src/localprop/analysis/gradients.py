@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from localprop.analysis.figures import depth_figure
-from localprop.analysis.subject import Finding, Subject
+from localprop.analysis.subject import Finding, Subject, check_chain
 from localprop.rules import Backprop, Rule
 
 _BATCHES = 4
@@ -83,7 +83,7 @@ def gradients_of_run(subject: Subject) -> Finding:
     """Compare local and backprop gradients of every block on batches of training images, one row a block.
 
     Raises:
-        ValueError: The method is backprop, or trains by closed forms.
+        ValueError: The method is backprop, trains by closed forms, or its blocks are no chain.
     """
     rule = subject.rule
     name = subject.run.config.method.name
@@ -91,6 +91,7 @@ def gradients_of_run(subject: Subject) -> Finding:
         raise ValueError(f"the gradients of {name} are backprop's own")
     if not rule.parameter_groups():
         raise ValueError(f"{name} trains by closed forms: there are no gradients to compare")
+    check_chain(rule, name)
     batches = []
     for x, y in subject.batches(subject.train):
         if len(x) > 1:  # batch normalisation trains on two samples at least

@@ -135,6 +135,7 @@ def gaussian_information(
             f"values, test_values: need one row a sample, got {tuple(values.shape)} and {tuple(test_values.shape)} for "
             f"{len(features)} and {len(test_features)} samples"
         )
+    values, test_values = values.detach(), test_values.detach()
     mean, std = values.mean(0), values.std(0, correction=0)
     if float(std.min()) == 0:
         raise ValueError(
@@ -189,9 +190,10 @@ def _fit(
 ) -> tuple[float, float, bool]:
     """Return the critic's loss on test and on training samples, and whether it had stopped getting better."""
     device = features.device
+    features, test_features = features.detach().float(), test_features.detach().float()
     mean, std = features.mean(0), features.std(0, correction=0)
     std = torch.where(std > 1e-6 * features.abs().amax(0), std, 1.0)
-    z, test_z = ((h.detach().float() - mean) / std for h in (features, test_features))
+    z, test_z = ((h - mean) / std for h in (features, test_features))
     test_z = test_z.clamp(-10, 10)  # what lies that far out was not seen in training, and would decide the mean
     with seeded(derive(seed, "critic"), device):
         order = torch.randperm(len(z), device=device)

@@ -87,9 +87,10 @@ def linear_probe(
     check_target("test_target", test_target, len(test_features), num_classes)
     if num_classes is None:
         num_classes = 1 + int(max(target.max(), test_target.max()))
+    features, test_features = features.detach().float(), test_features.detach().float()
     mean, std = features.mean(0), features.std(0, correction=0)
     std = torch.where(std > 1e-6 * features.abs().amax(0), std, 1.0)  # a constant feature stays one
-    z, test_z = ((h.detach().float() - mean) / std for h in (features, test_features))
+    z, test_z = ((h - mean) / std for h in (features, test_features))
 
     start = z.new_zeros(num_classes, z.shape[1]), z.new_zeros(num_classes)
     penalty = penalties[0]

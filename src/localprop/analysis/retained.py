@@ -11,7 +11,7 @@ from torch import Tensor
 from localprop.analysis.checks import check_features
 from localprop.analysis.figures import depth_figure
 from localprop.analysis.information import Information, label_information
-from localprop.analysis.subject import BlockFeatures, Finding, Subject, block_features, block_outputs
+from localprop.analysis.subject import BlockFeatures, Finding, Subject, block_outputs
 from localprop.data.store import ImageSet
 from localprop.functional.pooling import pool_to_budget, standard_layout
 from localprop.seed import derive
@@ -52,8 +52,9 @@ def reconstructed_share(features: Tensor, images: Tensor, test_features: Tensor,
             f"images, test_images: need one image for each of {len(features)} and {len(test_features)} samples, got "
             f"{len(images)} and {len(test_images)}"
         )
-    mean = features.float().mean(0)
-    z, test_z = features.float() - mean, test_features.float() - mean
+    features, test_features = features.detach().float(), test_features.detach().float()
+    mean = features.mean(0)
+    z, test_z = features - mean, test_features - mean
     scale = z.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     z, test_z = z / scale, test_z / scale
     pixels, test_pixels = images.flatten(1).double(), test_images.flatten(1).double()
@@ -133,7 +134,7 @@ def _mirrored(subject: Subject, images: ImageSet, split: str) -> tuple[BlockFeat
     coins = torch.randint(2, (len(images),), generator=generator)
     turned = torch.where(coins.bool()[:, None, None, None], images.images.flip(-1), images.images)
     turned_set = ImageSet(turned, images.labels, images.side)
-    return block_features(subject.rule, subject.batches(turned_set)), coins
+    return subject.features(turned_set), coins
 
 
 def _reconstruction(subject: Subject) -> list[float | None]:

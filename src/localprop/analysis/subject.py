@@ -95,12 +95,21 @@ class Subject:
     @cached_property
     def train_features(self) -> BlockFeatures:
         """Features of the training images."""
-        return block_features(self.rule, self.batches(self.train))
+        return self.features(self.train)
 
     @cached_property
     def test_features(self) -> BlockFeatures:
         """Features of the test images."""
-        return block_features(self.rule, self.batches(self.test))
+        return self.features(self.test)
+
+    def features(self, images: ImageSet) -> BlockFeatures:
+        """Return the features of images.
+
+        Raises:
+            ValueError: The method's blocks are no chain.
+        """
+        check_chain(self.rule, self.run.config.method.name)
+        return block_features(self.rule, self.batches(images))
 
     def batches(self, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images as the network takes them, and their labels."""
@@ -147,17 +156,26 @@ def load_subject(directory: Path, *, images: int, allow_imports: bool = False) -
     return Subject(run, data, images=images)
 
 
+def check_chain(rule: Rule, name: str) -> None:
+    """Refuse a method whose blocks do not read the image and the block before as they are.
+
+    Raises:
+        ValueError: It is one, with its `name`.
+    """
+    if isinstance(rule, _NOT_A_CHAIN):
+        raise ValueError(
+            f"{name}: its blocks read labelled inputs, normalised borders or patches, so what they make of an image "
+            "alone is not what they were trained on"
+        )
+
+
 def block_outputs(rule: Rule, x: Tensor) -> Iterator[Tensor]:
     """Yield the output of every block, without a graph, in the mode the rule is in.
 
     Raises:
         ValueError: Blocks of this method read something else than the block before wrote.
     """
-    if isinstance(rule, _NOT_A_CHAIN):
-        raise ValueError(
-            f"{type(rule).__name__}: its blocks read labelled inputs, normalised borders or patches, so a block's "
-            "features of an image alone are not what it was trained on"
-        )
+    check_chain(rule, type(rule).__name__)
     passes = rule.net.iter_blocks(x, context=rule.context)
     while True:
         with torch.no_grad():  # around the block alone: it must not leak into who asks for the next one
