@@ -123,7 +123,11 @@ def _spearman(a: Tensor, b: Tensor, weights: Tensor) -> float | None:
 def confusion_of_run(subject: Subject) -> Finding:
     """Correlate how often classes are mixed up with the cosine of their embeddings, one row a block with a dictionary.
 
-    Predictions are each block's own, on the test images; embeddings are those that the block compares with.
+    Predictions are each block's own, on the test images; embeddings are those that the block compares with, several of
+    a class averaged.
+
+    Raises:
+        ValueError: The method has no label embeddings, or no block with them makes a prediction.
     """
     rows, details = [], {}
     dictionaries = subject.dictionaries()
@@ -146,6 +150,8 @@ def confusion_of_run(subject: Subject) -> Finding:
             {"classes": [names[int(i)], names[int(j)]], "cosine": cosine, "confusion_percent": rate}
             for i, j, cosine, rate in pairs.tolist()
         ]
+    if not rows:
+        raise ValueError("no block with label embeddings makes a prediction of its own")
     return Finding(rows, {"pairs": details})
 
 
