@@ -94,9 +94,13 @@ def test_explain__of_backprop_says_what_is_skipped(tmp_path: Path, capsys: pytes
     assert hidden["nc4_test"] is not None
 
 
-def test_explain__only_what_was_asked_for(dcl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain__only_what_was_asked_for_and_the_same_again(
+    dcl: Path, explained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["explain", str(dcl), "--only", "filters, cka", "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cka.png", "explain.json", "filters.png"]
+    found = json.loads((tmp_path / "explain.json").read_text())["analyses"]
+    assert found == {name: explained["analyses"][name] for name in ("filters", "cka")}
     out = capsys.readouterr().out
     assert "cka: how alike" in out
     assert "conv1" in out

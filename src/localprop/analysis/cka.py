@@ -98,6 +98,12 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, batch_size: int = 
 
     Raises:
         ValueError: Shapes do not fit, numbers are not finite, or fewer than 4 samples.
+
+    Example:
+        >>> import torch
+        >>> h = torch.randn(64, 8)
+        >>> round(float(cka_matrix([h], [3 * h.flip(1) - 1])), 4)
+        1.0
     """
     _check(xs, ys)
     if batch_size < _FEWEST:

@@ -48,6 +48,11 @@ def confusion_rates(predicted: Tensor, target: Tensor, num_classes: int) -> Tens
 
     Raises:
         ValueError: Shapes or labels do not fit.
+
+    Example:
+        >>> import torch
+        >>> confusion_rates(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), 2)[0, 1].item()
+        0.25
     """
     check_target("target", target, len(target), num_classes)
     check_target("predicted", predicted, len(target), num_classes)

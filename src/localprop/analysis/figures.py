@@ -89,7 +89,7 @@ def scatter_figure(
     names: Sequence[str] = (),
 ) -> Figure:
     """Draw points, named where there are names."""
-    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(10.0, 8.0) if sum(map(bool, names)) > 40 else (6.0, 4.6), layout="constrained")
     ax = figure.subplots()
     ax.scatter(x, y, s=18, c=colors, cmap="tab20" if colors is not None else None, color=None if colors else _COLORS[0])
     for across, up, name in zip(x, y, names, strict=False):

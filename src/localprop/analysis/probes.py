@@ -73,6 +73,13 @@ def linear_probe(
 
     Raises:
         ValueError: Shapes do not fit, numbers are not finite, there are too few samples, or a setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> target = torch.arange(20) % 2
+        >>> h = target[:, None] + 0.01 * torch.randn(20, 1)
+        >>> linear_probe(h, target, h, target).test_error
+        0.0
     """
     fewest = 5 if len(penalties) > 1 else 2
     check_features("features", features, fewest=fewest)

@@ -35,6 +35,13 @@ def saliency_maps(h: Tensor, embeddings: Tensor) -> Tensor:
 
     Raises:
         ValueError: The widths differ.
+
+    Example:
+        >>> import torch
+        >>> h = torch.zeros(1, 2, 2, 2)
+        >>> h[0, :, 0, 1] = torch.tensor([3.0, 4.0])
+        >>> saliency_maps(h, torch.tensor([[3.0, 4.0]])).tolist()
+        [[[[0.0, 25.0], [0.0, 0.0]]]]
     """
     if h.dim() != 4 or embeddings.dim() != 2 or h.shape[1] != embeddings.shape[1]:
         raise ValueError(

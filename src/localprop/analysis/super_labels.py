@@ -56,6 +56,13 @@ def super_label_errors(scores: Tensor, target: Tensor, super_of: Sequence[int]) 
 
     Note: The paper calls its baseline naive without a definition. Its VGG8B entry, 31.75, is the error on all 100
         classes, so that is what `naive` is here.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[3.0, 0.0, 2.0, 2.0]])
+        >>> found = super_label_errors(scores, torch.tensor([0]), super_of=(0, 0, 1, 1))
+        >>> found.naive, found.super, found.mean
+        (0.0, 0.0, 100.0)
     """
     check_features("scores", scores, fewest=1)
     check_target("target", target, len(scores), scores.shape[1])
