@@ -72,6 +72,20 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files of any size and mode")
 
 
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Add what `localprop explain` takes."""
+    add_evaluate(parser)
+    parser.add_argument("--only", metavar="NAME,NAME", default="", help="analyses to make (default: all that fit)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="directory to write (default: DIR/explain)")
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=int,
+        default=5000,
+        help="most training and most test images to look at (default: %(default)s)",
+    )
+
+
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Add what `localprop train` takes."""
     _add_run(parser, [*KINDS, *field_types()], "runs/METHOD-MODEL-DATA-seedN")

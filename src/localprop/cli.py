@@ -212,6 +212,34 @@ def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:
     return _show(rows, tuple(rows[0]), arguments.json)
 
 
+def _explain(arguments: argparse.Namespace, rest: list[str]) -> int:
+    accepted.refuse(arguments.parser, rest)
+    from localprop.analysis.explain import explain_run
+
+    out = arguments.out or arguments.directory / "explain"
+    try:
+        found = explain_run(
+            arguments.directory,
+            only=accepted.listed(arguments.only),
+            out=out,
+            images=arguments.images,
+            allow_imports=arguments.allow_imports,
+            say=streams.say,
+        )
+    except TrainingError as error:  # a file could not be written
+        streams.say(f"error: {error}")
+        return 3
+    streams.say(f"rows and pictures: {out}")
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for name, analysis in found["analyses"].items():
+        print(f"{name}: {analysis['title']}")
+        streams.print_numbers(analysis["rows"])
+        print()
+    return 0
+
+
 Command = Callable[[argparse.Namespace, list[str]], int]
 COMMANDS: Mapping[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str]] = {
     "methods": (_methods, accepted.add_list, "list the methods"),
@@ -223,6 +251,7 @@ COMMANDS: Mapping[str, tuple[Command, Callable[[argparse.ArgumentParser], None],
     "bench": (_bench, accepted.add_bench, "measure time and memory of training steps beside hand-written backprop"),
     "evaluate": (_evaluate, accepted.add_evaluate, "measure the errors of a trained network again"),
     "predict": (_predict, accepted.add_predict, "classify images with a trained network"),
+    "explain": (_explain, accepted.add_explain, "analyse what the blocks of a trained network know"),
 }
 
 

@@ -44,3 +44,16 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_numbers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of one kind as a table under a header, numbers with four digits and a dash for none."""
+    header = {column: column for column in rows[0]}
+    cells = [
+        {
+            column: "-" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+            for column, value in row.items()
+        }
+        for row in rows
+    ]
+    print_table([header, *cells], tuple(header))

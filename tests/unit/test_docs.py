@@ -78,7 +78,9 @@ def each_method(words: list[str]) -> list[list[str]]:
 
 
 def shrunk(words: list[str]) -> list[str]:
-    """Make a training or a benchmark cheap, and compare one method: later flags win over earlier ones."""
+    """Make a training, an analysis or a benchmark cheap, and compare one method: later flags win over earlier ones."""
+    if words[:1] == ["explain"]:
+        return [*words, "--images", "48"]
     if words[:1] == ["bench"]:
         words = [*words, "--methods", "dcl", "--batch-size", "4", "--blocks", "1,2", "--baselines", "bp-fused"]
         return words if "--model" in words else [*words, "--model.width", "0.0625"]

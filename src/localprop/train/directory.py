@@ -19,7 +19,7 @@ FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "fea
 """Settings that may change between the parts of an interrupted run."""
 
 _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
-_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison)\.json|comparison\.md)\.tmp-\d+")
+_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain)\.json|comparison\.md)\.tmp-\d+")
 
 
 def check_unused(directory: Path, *, resume: bool) -> bool:
