@@ -126,6 +126,7 @@ def workplace(stocked, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(compare, "measure", partial(compare.measure, seconds=0))  # the fewest pairs, but real ones
     monkeypatch.setattr("localprop.bench.rows.STEP_SECONDS", 0.0)
+    monkeypatch.setattr("localprop.train.exits.ROUND_SECONDS", 0.0)
     before, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
