@@ -88,7 +88,7 @@ def test_exits__by_another_measure_one_image_a_batch(
 def test_exits__prints_tables_and_draws(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["exits", str(run), "--picture", str(tmp_path / "exits.png")]) == 0
     shown = capsys.readouterr().out
-    for word in ("conv1", "classifier", "agreement", "ECE", "whole network", "chosen", "throughput"):
+    for word in ("conv1", "classifier", "agreement", "ECE", "whole", "chosen", "throughput"):
         assert word in shown
     assert Image.open(tmp_path / "exits.png").size[0] > 900
 

@@ -87,6 +87,8 @@ def shrunk(words: list[str]) -> list[str]:
     less = ["--epochs", "1", "--limit-batches", "2", "--threads", "1"]
     if value(words, "--model", "vgg8b") in models.CATALOGUE and "--config" not in words:
         less += ["--model.width", "0.0625"]
+    if "--validation" in words:
+        less += ["--validation", "0.25"]  # the small data sets have four images of a class
     if words[0] == "compare":
         less += ["--methods", value(words, "--methods", "").split(",")[-1], "--seeds", "1"]
     return [*words, *less]

@@ -29,7 +29,8 @@ def print_exits(found: Row) -> None:
 def _table(title: str, caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=Text(title), caption=Text(caption), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
+        is_last = number == len(headers) - 1  # one share a block: the only cells that grow with the network
+        table.add_column(header, justify="right" if number else "left", no_wrap=not is_last, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -59,14 +60,14 @@ def _blocks_table(found: Row) -> Table:
 
 def _sweep_table(found: Row) -> Table:
     whole, chosen = found["whole"], found["chosen"]
-    rows = [("whole network", whole), ("chosen", chosen), *(("", row) for row in found["sweep"])]
+    rows = [("whole", whole), ("chosen", chosen), *(("", row) for row in found["sweep"])]
     batch = found["batch_size"]
     return _table(
         f"leaving at the first block with {found['by']} of at least the threshold",
-        f"chosen: least arithmetic with at most {found['max_error_increase']:g} points more error on the held-out "
-        f"images\nthroughput beside the whole network's, {whole['images_per_second']:.0f} images/s: median (quartiles) "
-        f"of {found['rounds']} rounds,\nbatches of {batch}, {found['device']}, threads: {found['threads']}",
-        ("", "threshold", "held-out error", "test error", "flops", "throughput", "left at each block, %"),
+        f"errors in %; chosen: least arithmetic with at most {found['max_error_increase']:g} points more error on the "
+        f"held-out images\nthroughput beside the whole network's, {whole['images_per_second']:.0f} images/s: median "
+        f"(quartiles) of {found['rounds']} rounds,\nbatches of {batch}, {found['device']}, threads: {found['threads']}",
+        ("", "threshold", "held-out", "test", "flops", "throughput", "left at each block, %"),
         [
             (
                 name,
@@ -127,7 +128,7 @@ def exits_figure(found: Row, path: Path) -> None:
     if min(errors) > 0 and max(errors) / min(errors) > 10:
         ax.set_yscale("log")
     else:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.15 * max(errors))
     ax.set_xlim(left=0)
     ax.set_xlabel("floating point operations of an image, as a multiple of the whole network's")
     ax.set_ylabel("test error (%)")
