@@ -84,7 +84,8 @@ class LocalCritic(Chained):
 
     def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run one block; see `Rule.run_block`."""
-        self.check_input(x, block)
+        if block == 0:
+            self.check_input(x)
         with torch.no_grad():
             output = self._run(block, x).output
         return output, output
