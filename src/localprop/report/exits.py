@@ -61,12 +61,12 @@ def _blocks_table(found: Row) -> Table:
 def _sweep_table(found: Row) -> Table:
     whole, chosen = found["whole"], found["chosen"]
     rows = [("whole", whole), ("chosen", chosen), *(("", row) for row in found["sweep"])]
-    batch = found["batch_size"]
     return _table(
         f"leaving at the first block with {found['by']} of at least the threshold",
         f"errors in %; chosen: least arithmetic with at most {found['max_error_increase']:g} points more error on the "
         f"held-out images\nthroughput beside the whole network's, {whole['images_per_second']:.0f} images/s: median "
-        f"(quartiles) of {found['rounds']} rounds,\nbatches of {batch}, {found['device']}, threads: {found['threads']}",
+        f"(quartiles) of {found['rounds']} rounds,\nbatches of {found['batch_size']}, "
+        f"{1e3 * whole['batch_seconds']:.1f} ms each, {found['device']}, threads: {found['threads']}",
         ("", "threshold", "held-out", "test", "flops", "throughput", "left at each block, %"),
         [
             (
@@ -104,7 +104,11 @@ def exits_figure(found: Row, path: Path) -> None:
     points = sorted([*found["sweep"], found["chosen"]], key=lambda row: float(row["flops_ratio"]))
     ax.plot(*_places(points, "test_error"), color="#0072B2", marker="o", markersize=4, label="early exits")
     ax.plot(*_places(found["blocks"], "error"), color="#8C8C8C", marker="s", linestyle="", label="a block by itself")
+    labelled = -1.0
     for row in found["blocks"]:
+        if row["flops_ratio"] < labelled + 0.05:  # no room beside the one before
+            continue
+        labelled = row["flops_ratio"]
         ax.annotate(
             row["block"],
             (row["flops_ratio"], row["error"]),

@@ -25,7 +25,7 @@ from localprop.train.evaluate import load_data_of
 from localprop.train.stored import StoredRun, load_run
 
 NUM_POINTS = 8  # thresholds of the sweep
-TIMED_IMAGES = 1024
+TIMED_IMAGES, TIMED_BATCHES = 1024, 256  # at most
 ROUNDS, ROUND_SECONDS = (7, 40), 20.0
 
 
@@ -100,14 +100,18 @@ def _measured(
     recorded = record_exits(rule, evaluation_pairs(run.config, test, run.facts, rule, run.device))
     on_test = Sweep(recorded, measure, policy.temperatures, arithmetic)
     shown = [candidates[-1], chosen, *points]
-    timed_images = test.subset(torch.linspace(0, len(test) - 1, min(len(test), TIMED_IMAGES)).long())
+    num_timed = min(len(test), TIMED_IMAGES, TIMED_BATCHES * batch_size)
+    timed_batches = list(_inputs(run, test.subset(torch.linspace(0, len(test) - 1, num_timed).long()), batch_size))
     policies = [replace(policy, threshold=one.threshold) for one in shown[1:]]
     answers: list[Callable[[Tensor], object]] = [_whole(rule, sample, policy)]
     answers += [partial(predict_early, rule, policy=one) for one in policies]
-    times = _times(list(_inputs(run, timed_images, batch_size)), answers, run.device)
+    times = _times(timed_batches, answers, run.device)
     rows = [
         _outcome_row(before, on_test.at(before.threshold), on_test.arithmetic.whole, seconds, times[0])
-        | {"images_per_second": len(timed_images) / statistics.median(seconds)}
+        | {
+            "images_per_second": num_timed / statistics.median(seconds),
+            "batch_seconds": statistics.median(seconds) / len(timed_batches),
+        }
         for before, seconds in zip(shown, times, strict=True)
     ]
     return {
@@ -117,9 +121,9 @@ def _measured(
         "max_error_increase": max_error_increase,
         "validation_images": len(held_out.y),
         "test_images": len(recorded.y),
-        "timed_images": len(timed_images),
+        "timed_images": num_timed,
         "rounds": len(times[0]),
-        "batch_size": min(batch_size, len(timed_images)),
+        "batch_size": min(batch_size, num_timed),
         "threads": torch.get_num_threads(),
         "device": str(run.device),
         "whole": rows[0],
@@ -180,7 +184,6 @@ def _outcome_row(
         "shares": list(test.shares),
         "flops": test.flops,
         "flops_ratio": test.flops / whole_flops,
-        "seconds": statistics.median(seconds),
         "throughput_ratio": statistics.median(ratios),
         "throughput_ratio_spread": [quartiles[0], quartiles[2]],
     }
