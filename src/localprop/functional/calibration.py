@@ -120,5 +120,9 @@ def _check(logits: Tensor, y: Tensor) -> None:
             "logits: need one row a label, of two classes or more, and at least one, got logits of shape "
             f"{tuple(logits.shape)} and labels of shape {tuple(y.shape)}"
         )
+    if not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise ValueError(
+            f"y: labels must lie in 0 .. {logits.shape[1] - 1}, as there are logits, got {int(y.min())} .. {int(y.max())}"
+        )
     if not bool(logits.isfinite().all()):
         raise ValueError("logits: must be finite to be calibrated, got NaN or infinity; the network has diverged")
