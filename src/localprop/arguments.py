@@ -86,6 +86,28 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_exits(parser: argparse.ArgumentParser) -> None:
+    """Add what `localprop exits` takes."""
+    add_evaluate(parser)
+    parser.add_argument(
+        "--by",
+        metavar="MEASURE",
+        default="confidence",
+        help="what makes a block sure: confidence, margin or entropy (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-error-increase",
+        metavar="POINTS",
+        type=float,
+        default=0.5,
+        help="points of error that early exits may cost on the held-out images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int, help="images a batch that is timed (default: that of the run)"
+    )
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="also draw error over arithmetic, as PNG or SVG")
+
+
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Add what `localprop train` takes."""
     _add_run(parser, [*KINDS, *field_types()], "runs/METHOD-MODEL-DATA-seedN")

@@ -240,6 +240,28 @@ def _explain(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _exits(arguments: argparse.Namespace, rest: list[str]) -> int:
+    accepted.refuse(arguments.parser, rest)
+    from localprop.report.exits import check_picture, exits_figure, print_exits
+    from localprop.train.exits import exits_run
+
+    check_picture(arguments.picture)
+    found = exits_run(
+        arguments.directory,
+        measure=arguments.by,
+        max_error_increase=arguments.max_error_increase,
+        batch_size=arguments.batch_size,
+        allow_imports=arguments.allow_imports,
+    )
+    if arguments.picture is not None:
+        exits_figure(found, arguments.picture)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_exits(found)
+    return 0
+
+
 Command = Callable[[argparse.Namespace, list[str]], int]
 COMMANDS: Mapping[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str]] = {
     "methods": (_methods, accepted.add_list, "list the methods"),
@@ -252,6 +274,7 @@ COMMANDS: Mapping[str, tuple[Command, Callable[[argparse.ArgumentParser], None],
     "evaluate": (_evaluate, accepted.add_evaluate, "measure the errors of a trained network again"),
     "predict": (_predict, accepted.add_predict, "classify images with a trained network"),
     "explain": (_explain, accepted.add_explain, "analyse what the blocks of a trained network know"),
+    "exits": (_exits, accepted.add_exits, "measure what a trained network gains by answering at its first sure block"),
 }
 
 

@@ -222,7 +222,7 @@ def test_version_and_help(capsys):
     assert run(["--version"], capsys)[1].startswith("localprop ")
     code, out, _ = run(["--help"], capsys)
     assert code == 0
-    for command in ("methods", "models", "data", "cite", "train", "compare", "evaluate", "predict"):
+    for command in ("methods", "models", "data", "cite", "train", "compare", "evaluate", "predict", "exits"):
         assert f"    {command} " in out
         code, text, _ = run([command, "--help"], capsys)
         assert code == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,14 +54,31 @@ def time_steps(
         for steps in ready:
             for _, step in steps:
                 step()
-    taken: list[list[float]] = [[] for _ in ready]
-    started = time.perf_counter()
-    while len(taken[0]) < rounds[0] or (time.perf_counter() - started < seconds and len(taken[0]) < rounds[1]):
-        for times, steps in zip(taken, ready, strict=True):
-            times.append(sum(share * _timed(step, device) for share, step in steps))
+    taken = in_rounds([partial(_weighted, steps, device) for steps in ready], seconds=seconds, rounds=rounds)
     return [
         Timing(subject.name, tuple(times), count) for subject, times, count in zip(subjects, taken, flops, strict=True)
     ]
+
+
+def in_rounds(
+    measurements: Sequence[Callable[[], float]], *, seconds: float, rounds: tuple[int, int]
+) -> list[list[float]]:
+    """Take measurements in turn, round after round, so that all meet the same machine.
+
+    Args:
+        measurements: Each takes one and returns it.
+        seconds: Time to spend, within the bounds of `rounds`.
+        rounds: Least and largest number of rounds.
+
+    Returns:
+        What each of them returned, round by round.
+    """
+    taken: list[list[float]] = [[] for _ in measurements]
+    started = time.perf_counter()
+    while len(taken[0]) < rounds[0] or (time.perf_counter() - started < seconds and len(taken[0]) < rounds[1]):
+        for numbers, measure in zip(taken, measurements, strict=True):
+            numbers.append(measure())
+    return taken
 
 
 def time_row(own: Timing, backprop: Timing) -> dict[str, Any]:
@@ -106,7 +124,12 @@ def _flops(step: Step) -> int:
     return int(counter.get_total_flops())
 
 
-def _timed(step: Step, device: torch.device) -> float:
+def _weighted(steps: Sequence[tuple[float, Step]], device: torch.device) -> float:
+    return sum(share * timed(step, device) for share, step in steps)
+
+
+def timed(step: Step, device: torch.device) -> float:
+    """Return the seconds that a call takes, until the device has done what it was told to do."""
     wait_for(device)
     started = time.perf_counter()
     step()

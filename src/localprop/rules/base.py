@@ -29,6 +29,7 @@ class Rule(nn.Module, ABC):
         normalisation: How the inputs were made of images in [0, 1], for methods that need the images; None if the
             inputs are the images.
         autocast_dtype: Lower precision for forward passes, such as torch.bfloat16; None computes as the tensors are.
+        answers_together: Whether the network's answer reads the exits of all blocks; else the last one's alone.
 
     Example:
         >>> import torch, localprop
@@ -47,6 +48,8 @@ class Rule(nn.Module, ABC):
     """
 
     accumulates = True
+    answers_together = False
+    _not_early_because = "hidden blocks make no prediction of their own"
 
     def __init__(self, net: LocalNetwork, specs: Sequence[BlockSpec]) -> None:
         super().__init__()
@@ -93,6 +96,25 @@ class Rule(nn.Module, ABC):
         logits = exits[-1]
         assert logits is not None
         return logits
+
+    def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one block as `exits` does, where the exits of blocks can be had one after another.
+
+        Args:
+            block: Its index.
+            x: The network's inputs, or what the block before handed on, of any of the samples. Shape (N, ...).
+
+        Returns:
+            What the block's exit reads, for `exit_logits`; and what the next block is given. Shape (N, ...) each.
+
+        Raises:
+            ValueError: The exits of this rule's blocks cannot be had one after another; says why.
+        """
+        raise ValueError(f"exits: {type(self).__name__} cannot exit early: {self._not_early_because}")
+
+    def exit_logits(self, block: int, h: Tensor) -> Tensor | None:
+        """Return a block's own logits, given what `run_block` said its exit reads; None if it makes no prediction."""
+        raise ValueError(f"exits: {type(self).__name__} cannot exit early: {self._not_early_because}")
 
     def begin(self, step: int) -> None:
         """Start optimiser step number `step`: what is random in it depends on this number, not on what ran before."""

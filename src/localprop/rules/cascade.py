@@ -30,6 +30,8 @@ class Cascade(Greedy):
     References: Zhao et al., "The Cascaded Forward Algorithm for Neural Network Training", arXiv:2303.09728.
     """
 
+    answers_together = True
+
     def __init__(self, net: LocalNetwork, objectives: Sequence[Objective], *, reading: Reading = "softmax") -> None:
         super().__init__(net, objectives)
         self.reading = reading

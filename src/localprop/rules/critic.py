@@ -82,6 +82,19 @@ class LocalCritic(Chained):
             passes = self.net.iter_blocks(x, context=self.context)
             return [self._logits(index, output) for index, _, _, output in passes]
 
+    def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one block; see `Rule.run_block`."""
+        if block == 0:
+            self.check_input(x)
+        with torch.no_grad():
+            output = self._run(block, x).output
+        return output, output
+
+    def exit_logits(self, block: int, h: Tensor) -> Tensor:
+        """Return the logits of the block's critic, or of the network; see `Rule.exit_logits`."""
+        with torch.no_grad():
+            return self._logits(block, h)
+
     def _logits(self, index: int, h: Tensor) -> Tensor:
         with self.context(index, "critic"):
             logits = self._exit(index).logits(h)

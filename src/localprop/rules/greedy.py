@@ -126,11 +126,20 @@ class Greedy(Rule):
         """Return the logits of every block that makes a prediction; see `Rule.exits`."""
         self.check_input(x)
         with torch.no_grad():
-            logits: list[Tensor | None] = []
-            for index, _, h, _ in self._run(x, range(len(self.net))):
-                with self.context(index, "objective"):
-                    logits.append(self._objective(index).logits(h))
-            return logits
+            return [self.exit_logits(index, h) for index, _, h, _ in self._run(x, range(len(self.net)))]
+
+    def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one block; see `Rule.run_block`."""
+        if block == 0:
+            self.check_input(x)
+        with torch.no_grad():
+            (done,) = self._run(x, range(block, block + 1))
+        return done.h, done.output
+
+    def exit_logits(self, block: int, h: Tensor) -> Tensor | None:
+        """Return the logits that the block's objective gives; see `Rule.exit_logits`."""
+        with torch.no_grad(), self.context(block, "objective"):
+            return self._objective(block).logits(h)
 
     def _image(self, x: Tensor, blocks: range) -> Tensor | None:
         needy = [index for index in blocks if self._objective(index).needs_image]

@@ -114,17 +114,25 @@ class Overlap(Rule):
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the logits of every block that ends a window, by its last one; see `Rule.exits`."""
         self.check_input(x)
-        scoring = {window.blocks[-1]: (number, window.objective) for number, window in enumerate(self.windows)}
-        logits: list[Tensor | None] = []
         with torch.no_grad():
-            for index, _, h, _ in self.net.iter_blocks(x, context=self.context):
-                if index not in scoring:
-                    logits.append(None)
-                    continue
-                number, objective = scoring[index]
-                with self.context(index, f"objective {number}"):
-                    logits.append(objective.logits(h))
-        return logits
+            passes = self.net.iter_blocks(x, context=self.context)
+            return [self.exit_logits(index, h) for index, _, h, _ in passes]
+
+    def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one block; see `Rule.run_block`."""
+        if block == 0:
+            self.check_input(x)
+        with torch.no_grad():
+            (done,) = self.net.iter_blocks(x, blocks=range(block, block + 1), context=self.context)
+        return done.h, done.output
+
+    def exit_logits(self, block: int, h: Tensor) -> Tensor | None:
+        """Return the logits of the block's last window; see `Rule.exit_logits`."""
+        ending = [number for number, window in enumerate(self.windows) if window.blocks[-1] == block]
+        if not ending:
+            return None
+        with torch.no_grad(), self.context(block, f"objective {ending[-1]}"):
+            return self.windows[ending[-1]].objective.logits(h)
 
     def _score(self, number: int, window: Window, inputs: dict[int, Tensor], y: Tensor) -> LocalLoss:
         """Run a window, keep the outputs of blocks that ran for the first time, and return its objective's answer."""

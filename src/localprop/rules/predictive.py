@@ -69,6 +69,7 @@ class PredictiveForwardForward(Chained):
     """
 
     accumulates = False
+    _not_early_because = "blocks settle together, with messages from those above, for every label"
 
     def __init__(
         self,

@@ -132,8 +132,23 @@ class GreedyPatches(Greedy):
 
     def exits(self, x: Tensor) -> list[Tensor | None]:
         """Return the mean logits over an image's patches for every block; see `Rule.exits`."""
-        self._check_images(x)
-        return [self._averaged(logits) for logits in super().exits(self._cut(x))]
+        logits = []
+        for index in range(len(self.net)):
+            h, x = self.run_block(index, x)
+            logits.append(self.exit_logits(index, h))
+        return logits
+
+    def run_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one block on an image's patches, (N, ...) -> (N, R S, ...); see `Rule.run_block`."""
+        if block == 0:
+            self._check_images(x)
+        h, output = super().run_block(block, self._cut(x) if block == 0 else x.flatten(0, 1))
+        grid = (len(h) // self.patches_per_image, self.patches_per_image)
+        return h.view(*grid, *h.shape[1:]), output.view(*grid, *output.shape[1:])
+
+    def exit_logits(self, block: int, h: Tensor) -> Tensor | None:
+        """Return the mean of the objective's logits over an image's patches; see `Rule.exit_logits`."""
+        return self._averaged(super().exit_logits(block, h.flatten(0, 1)))
 
     def _patches_of(self, x: Tensor, y: Tensor, blocks: range | None) -> tuple[Tensor, Tensor]:
         if blocks is not None and blocks.start > 0:

@@ -6,8 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from localprop.infer.evaluate import evaluate
-from localprop.train.assemble import evaluation_pairs, load_data
-from localprop.train.stored import load_run
+from localprop.train.assemble import RunData, evaluation_pairs, load_data
+from localprop.train.stored import StoredRun, load_run
+
+
+def load_data_of(run: StoredRun) -> RunData:
+    """Load the data of a stored run.
+
+    Raises:
+        ValueError: They cannot be read, or are not what the run was trained on.
+    """
+    loaded = load_data(run.config)
+    if (loaded.data.class_names, loaded.data.image_shape) != (run.facts.class_names, run.facts.image_shape):
+        raise ValueError(
+            f"data: the run was trained on images of shape {run.facts.image_shape} and classes "
+            f"{run.facts.class_names}, "
+            f"{run.config.data.name} now gives {loaded.data.image_shape} and {loaded.data.class_names}"
+        )
+    return loaded
 
 
 def evaluate_run(directory: Path, *, allow_imports: bool = False) -> dict[str, Any]:
@@ -24,13 +40,7 @@ def evaluate_run(directory: Path, *, allow_imports: bool = False) -> dict[str, A
         ValueError: The run or its data cannot be read.
     """
     run = load_run(directory, allow_imports=allow_imports)
-    loaded = load_data(run.config)
-    if (loaded.data.class_names, loaded.data.image_shape) != (run.facts.class_names, run.facts.image_shape):
-        raise ValueError(
-            f"data: the run was trained on images of shape {run.facts.image_shape} and classes "
-            f"{run.facts.class_names}, "
-            f"{run.config.data.name} now gives {loaded.data.image_shape} and {loaded.data.class_names}"
-        )
+    loaded = load_data_of(run)
     found = evaluate(run.rule, evaluation_pairs(run.config, loaded.data.test, run.facts, run.rule, run.device))
     row: dict[str, Any] = {
         "method": run.config.method.name,
