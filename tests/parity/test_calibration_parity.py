@@ -97,6 +97,8 @@ def test_mistakes_are_refused() -> None:
         expected_calibration_error(logits[:, :1], y)
     with pytest.raises(ValueError, match=r"y: labels must lie in 0 \.\. 2"):
         fit_temperature(logits, y + 3)
+    with pytest.raises(ValueError, match=r"y: labels must lie in 0 \.\. 2"):
+        fit_temperature(logits, y + 3)
     with pytest.raises(ValueError, match="must be finite"):
         fit_temperature(logits.fill_(math.nan), y)
     for wrong in (0.0, -1.0, math.inf, math.nan):
