@@ -13,6 +13,8 @@ from localprop.types import Key
 THOROUGH = {"bp", "dcl", "dcl-s", "pred"}
 """Methods that `make test` runs on every network of the tests; the others run there on the FAST ones alone."""
 FAST = {"fc-1x28", "conv-1x28", "patches-1x28"}
+COSTLY, FASTEST = {"pff"}, {"fc-1x28"}
+"""Methods whose steps take so many passes that `make test` runs them on these networks alone."""
 
 
 @dataclass(frozen=True)
@@ -174,12 +176,18 @@ def cases(networks: list[str], *, steps: bool = False) -> list[object]:
 
     With `steps`, only methods that train by steps.
     """
+
+    def is_quick(method: str, network: str) -> bool:
+        return method in THOROUGH or network in (FASTEST if method in COSTLY else FAST)
+
     return [
         pytest.param(
             method,
             network,
             id=f"{method}-{network}",
-            marks=[] if method in THOROUGH or network in FAST else [pytest.mark.slow],
+            marks=[]
+            if method in THOROUGH or network in (FASTEST if method in COSTLY else FAST)
+            else [pytest.mark.slow],
         )
         for method in CATALOGUE
         for network in networks

@@ -45,7 +45,7 @@ class WaitingCopies(TorchDispatchMode):
 
 
 def network_of(method: str) -> str:
-    return next(name for name in ("vgg8b-3x32", "conv-1x28", "patches-1x28", "fc-1x28") if suits(method, name))
+    return next(name for name in ("conv-1x28", "patches-1x28", "fc-1x28") if suits(method, name))
 
 
 def second_steps(device: str, method: str) -> Iterator[list[BlockStep] | None]:

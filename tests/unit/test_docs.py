@@ -34,6 +34,8 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (32, 32, 3)}
 COMPARES = DOCS / "guide" / "train.md"
 """The one page whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
+PROCESSES = {DOCS / "guide" / f"{name}.md" for name in ("what-a-step-costs", "what-a-layer-knows", "early-exits")}
+"""Pages whose every command measures something; tests of the command line run the same commands."""
 OPTIONAL = {"wandb", "tensorboard"}
 
 
@@ -179,7 +181,10 @@ def check_command(words: list[str], page: Path, line: int, capsys: pytest.Captur
     assert code == 0, f"{name_of(page)}, block at line {line}: localprop {shlex.join(words)}\n{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if page in PROCESSES else []) for page in RUN],
+)
 def test_the_blocks_of_a_page_run(page, workplace, capsys):
     namespace: dict[str, object] = {"__name__": "documentation"}
     for block in blocks(page.read_text(encoding="utf-8")):
