@@ -27,10 +27,10 @@ demo: $(VENV)/installed  ## train backprop and four local methods on real images
 	$(BIN)/localprop $(DEMO)
 
 test: $(VENV)/installed-dev  ## the tests of every commit, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto
 
 test-slow: $(VENV)/installed-dev  ## the rest; full-size data with LOCALPROP_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -30,8 +30,6 @@ from localprop.train.config import RunConfig, config_from
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.fit import fit
 
-pytestmark = pytest.mark.xdist_group("compare")  # one process makes the comparison that they share
-
 TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1"]
 
 

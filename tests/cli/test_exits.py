@@ -19,8 +19,6 @@ from localprop.train import exits as command
 TINY = ["--model", "conv", "--model.width", "0.25", "--batch-size", "64", "--threads", "1", "--limit-batches", "3"]
 Train = Callable[..., Path]
 
-pytestmark = pytest.mark.xdist_group("exits")  # one process trains the run that they share
-
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,6 @@ from localprop.analysis.subject import load_subject
 from localprop.cli import main
 from localprop.train import stored
 
-pytestmark = pytest.mark.xdist_group("explain")
-
 DICTIONARY = {"embeddings", "confusion", "saliency"}
 
 

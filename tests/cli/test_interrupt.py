@@ -18,8 +18,6 @@ import torch
 from localprop.train import checkpoint
 from tests.cli.processes import KILLED, Ended, Server, assert_same_end, finish, rows, start, steps_kept
 
-pytestmark = pytest.mark.xdist_group("interrupt")  # one process makes what they share
-
 
 def command(directory: Path, *more: object) -> list[object]:
     """Train 12 steps."""
