@@ -171,7 +171,7 @@ def _fit(
         torch.autograd.backward(loss)
         return loss
 
-    fitting.step(objective)  # type: ignore[no-untyped-call]
+    fitting.step(objective)  # type: ignore[no-untyped-call] # PyTorch gives it no types
     spent = fitting.state[weight]["n_iter"]
     return (weight.detach(), bias.detach()), spent < iterations
 

@@ -27,7 +27,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call] # PyTorch
     """
 
     def __init__(self, but: Iterable[Tensor] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # as above
         self.now_bytes = self.peak_bytes = self.kept_bytes = self.peak_beyond_kept_bytes = 0
         self._watched: dict[int, weakref.ref[UntypedStorage]] = {}
         for tensor in but:
