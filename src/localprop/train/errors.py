@@ -16,3 +16,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     )
+
+
+def memory_ran_out(error: BaseException) -> str:
+    """Return what to tell the user about an error that `is_out_of_memory`."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"not enough memory ({reason}); try smaller images (--image-size), a smaller network (--model.width)"

@@ -1,0 +1,35 @@
+"""`localprop evaluate` and `predict`: the errors of a trained network, and its answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from localprop.commands.arguments import Command, add_directory, refuse, show
+
+
+def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
+    refuse(arguments.parser, rest)
+    from localprop.train.evaluate import evaluate_run
+
+    found = evaluate_run(arguments.directory, allow_imports=arguments.allow_imports)
+    print(json.dumps(found) if arguments.json else "\n".join(f"{key}  {value}" for key, value in found.items()))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:
+    refuse(arguments.parser, rest)
+    from localprop.infer.predict import predict
+
+    rows = predict(arguments.directory, arguments.images, allow_imports=arguments.allow_imports)
+    return show(rows, tuple(rows[0]), arguments.json)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    add_directory(parser)
+    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files of any size and mode")
+
+
+EVALUATE = Command(_evaluate, add_directory, "measure the errors of a trained network again")
+PREDICT = Command(_predict, _add_predict, "classify images with a trained network")
