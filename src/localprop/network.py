@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from localprop.errors import nearest
 from localprop.fusing import run_fused
 from localprop.layout import channel_axis
 from localprop.types import BlockSpec
@@ -80,9 +81,41 @@ class LocalNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.names = tuple(names)
         self.architecture = architecture
+        self.frozen: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    def freeze(self, blocks: Iterable[str | int]) -> None:
+        """Train these blocks no more: their parameters take no gradient, and they stay in evaluation mode.
+
+        So batch normalisation keeps its running statistics, and dropout is off. Objectives at a frozen block still
+        learn to read it. Call it before the method is built.
+
+        Args:
+            blocks: Names of blocks, or their numbers, from 0.
+
+        Raises:
+            ValueError: There is no such block, or none is left to train.
+        """
+        for block in blocks:
+            index = self.names.index(block) if block in self.names else int(block) if str(block).isdecimal() else -1
+            if not 0 <= index < len(self):
+                raise ValueError(
+                    f"freeze: no block {block!r}{nearest(str(block), self.names)}; there are {', '.join(self.names)}"
+                )
+            self.frozen |= {index}
+            self.blocks[index].requires_grad_(False)
+        if len(self.frozen) == len(self):
+            raise ValueError("freeze: all blocks are frozen, so there is nothing to train; leave one out")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LocalNetwork:
+        """Set training or evaluation mode; frozen blocks stay in evaluation mode."""
+        super().train(mode)
+        for index in self.frozen:
+            self.blocks[index].train(False)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all blocks with one graph, shape (N, ...) -> (N, Z)."""

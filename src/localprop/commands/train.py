@@ -33,7 +33,10 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     notes = (*found.notes, f"run: {directory}")
     resume = arguments.resume == "auto"
-    return _trained(lambda: fit(config, directory, resume=resume, stream=sys.stderr, notes=notes))
+    allow_imports = arguments.allow_imports
+    return _trained(
+        lambda: fit(config, directory, resume=resume, stream=sys.stderr, notes=notes, allow_imports=allow_imports)
+    )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from localprop.errors import nearest
 from localprop.models.cnn import cnn
@@ -50,6 +50,7 @@ __all__ = [
     "mixer",
     "mlp",
     "patches",
+    "pretrained",
     "resnet32",
     "resnet110",
     "vgg8b",
@@ -93,6 +94,24 @@ def get(name: str) -> Factory:
         f"model: no network {name!r}{nearest(name, CATALOGUE)}; there are {', '.join(CATALOGUE)}, "
         "timm:NAME, torchvision:NAME and package.module:FUNCTION"
     )
+
+
+def pretrained(name: str, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Tensor]:
+    """Return the pretrained weights of a network of timm or torchvision, by the names of its parameters and buffers.
+
+    Args:
+        name: A name that `get` takes.
+        image_shape: (C, H, W) of the images.
+        num_classes: Z.
+
+    Raises:
+        ValueError: There are none, or they cannot be had.
+    """
+    if not name.startswith(("timm:", "torchvision:")):
+        raise ValueError(f"model: there are no pretrained weights of {name}; timm:NAME and torchvision:NAME have some")
+    from localprop.models import external
+
+    return external.pretrained(name, image_shape, num_classes)
 
 
 def image_size(name: str) -> int | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from localprop.errors import nearest
 
@@ -24,10 +24,14 @@ class Declared(NamedTuple):
     is_fixed: bool
 
 
-def factory(name: str) -> Callable[..., nn.Module]:
-    """Return the factory of `timm:NAME` or `torchvision:NAME`, with fresh weights.
+def factory(name: str, *, pretrained: bool = False) -> Callable[..., nn.Module]:
+    """Return the factory of `timm:NAME` or `torchvision:NAME`.
 
     The network reads as many channels as the images have, and is built for their size if its parameters depend on it.
+
+    Args:
+        name: The name with its package.
+        pretrained: Whether networks of timm get timm's weights; else they are drawn.
 
     Raises:
         ValueError: The package is not installed, or has no such model.
@@ -43,7 +47,7 @@ def factory(name: str) -> Callable[..., nn.Module]:
 
     def build(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         channels, *size = image_shape
-        settings: dict[str, Any] = {"in_chans": channels} if is_timm else {}
+        settings: dict[str, Any] = {"in_chans": channels, "pretrained": pretrained} if is_timm else {}
         if declared and declared.is_fixed and size != [declared.image_size] * 2:
             settings["img_size" if is_timm else "image_size"] = tuple(size) if is_timm else size[0]
         try:
@@ -59,6 +63,27 @@ def factory(name: str) -> Callable[..., nn.Module]:
         return model
 
     return build
+
+
+def pretrained(name: str, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Tensor]:
+    """Return the pretrained weights of `timm:NAME` or `torchvision:NAME`, which that package downloads once.
+
+    Those of timm are fitted by timm itself to the channels, the size and the number of classes.
+
+    Raises:
+        ValueError: The package is not installed, has no such model or no weights of it, or cannot get them.
+    """
+    source, _, model_name = name.partition(":")
+    package = _package(name)
+    try:
+        if source == "timm":
+            weights = factory(name, pretrained=True)(image_shape, num_classes).state_dict()
+        else:
+            factory(name)  # says which names there are
+            weights = package.get_model_weights(model_name).DEFAULT.get_state_dict(progress=False)
+    except (AttributeError, OSError, RuntimeError) as error:  # RuntimeError: timm has no weights of a network
+        raise ValueError(f"model: cannot get pretrained weights of {name}: {' '.join(str(error).split())}") from error
+    return dict(weights)
 
 
 def image_size(name: str) -> int | None:

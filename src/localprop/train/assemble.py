@@ -118,18 +118,33 @@ def load_data(config: RunConfig) -> RunData:
         raise ValueError(f"--validation {config.validation}: {error}") from error
 
 
-def build_rule(config: RunConfig, facts: DataFacts, device: torch.device) -> Rule:
-    """Build the network and its rule; both are drawn from the run's seed, the network's weights for all methods alike.
+def build_model(config: RunConfig, facts: DataFacts) -> nn.Module:
+    """Build the network in one piece; its weights are drawn from the run's seed, for all methods alike.
+
+    Raises:
+        ValueError: The model refuses its settings or the data.
+    """
+    factory = models.get(config.model.name)
+    with seeded(derive(config.seed, "network"), torch.device("cpu")):  # on the host: every device starts from the same
+        return factory(facts.image_shape, len(facts.class_names), **config.model.settings)
+
+
+def build_rule(config: RunConfig, facts: DataFacts, device: torch.device, model: nn.Module | None = None) -> Rule:
+    """Build the rule of a network; what it draws comes from the run's seed.
+
+    Args:
+        config: The run's settings.
+        facts: Its data.
+        device: Where the rule goes.
+        model: The network, which becomes part of the rule; default a new one, as `build_model` draws it.
 
     Raises:
         ValueError: The model, the method or the cut points do not fit each other or the data.
     """
-    host = torch.device("cpu")  # drawn on the host, so that every device starts from the same weights
-    with seeded(derive(config.seed, "network"), host):
-        factory = models.get(config.model.name)
-        model = factory(facts.image_shape, len(facts.class_names), **config.model.settings)
-        net = split(model, _cuts(model, config.at), example=torch.zeros(1, *facts.image_shape))
-    with seeded(derive(config.seed, "method"), host):
+    model = build_model(config, facts) if model is None else model
+    net = split(model, _cuts(model, config.at), example=torch.zeros(1, *facts.image_shape))
+    net.freeze(config.freeze)
+    with seeded(derive(config.seed, "method"), torch.device("cpu")):
         example = torch.zeros(2, *facts.image_shape)
         method = methods.get(config.method.name)
         rule = method.build(net, num_classes=len(facts.class_names), example=example, **config.method.settings)

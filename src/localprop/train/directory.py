@@ -18,7 +18,7 @@ from localprop.train.errors import TrainingError
 FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "feature_cache_mb")
 """Settings that may change between the parts of an interrupted run."""
 
-_OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
+_OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb", "warm-up")
 _STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain)\.json|comparison\.md)\.tmp-\d+")
 
 

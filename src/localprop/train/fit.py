@@ -20,6 +20,7 @@ from localprop.train.interrupt import answering_signals
 from localprop.train.mistakes import check
 from localprop.train.summary import summary
 from localprop.train.training import Training
+from localprop.train.weights import WARM_UP, warm_up_of
 
 __all__ = ["Interrupted", "TrainingError", "fit"]
 
@@ -31,8 +32,11 @@ def fit(
     resume: bool = False,
     stream: TextIO = sys.stderr,
     notes: Sequence[str] = (),
+    allow_imports: bool = False,
 ) -> dict[str, Any]:
     """Train a network and write the run directory: config.yaml, metrics.jsonl, checkpoint/, final.json.
+
+    A warm-up by backprop is a run of its own in `warm-up` in that directory, from whose weights this one starts.
 
     Args:
         config: The run's settings.
@@ -40,6 +44,7 @@ def fit(
         resume: Start, or go on from the newest checkpoint, or return the numbers of a finished run unchanged.
         stream: Where progress is shown.
         notes: Lines to show before training.
+        allow_imports: Whether import paths in the settings of a run that gives its weights may be imported.
 
     Returns:
         The content of final.json.
@@ -57,13 +62,18 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with answering_signals(signal.default_int_handler):  # outside of the loop there is nothing to save
+        if config.warmup_epochs is not None:
+            check([config])  # a mistake in the method's settings must not wait for the warm-up to end
+            claim_directory(directory)
+            fit(warm_up_of(config), directory / WARM_UP, resume=True, stream=stream, notes=["warm-up by backprop"])
         try:
-            training = Training(config, directory)
+            training = Training(config, directory, allow_imports=allow_imports)
         except ValueError:
             check([config])  # says all that is wrong, not only what was met first
             raise
         claim_directory(directory)
         training.restore()
+        notes = [*notes, f"weights: {training.started_from}"] if training.started_from is not None else notes
         write_text(directory / "config.yaml", config.to_yaml())
         _train(training, stream, notes)
         content = summary(training)

@@ -65,6 +65,17 @@ class RunConfig:
         "modules to cut the network after, with commas; or one list of modules to cut after each of, such as "
         "encoder.layers; or blocks, stages; unless given, a network that is no list of modules is cut into stages",
     ] = None
+    freeze: Annotated[
+        tuple[str, ...], "blocks that are not trained, with commas: names, or numbers from 0; they stay as they are"
+    ] = ()
+    weights: Annotated[
+        str | None,
+        "weights to start from: the directory of a run, a file (state dict of PyTorch, or safetensors), or "
+        "pretrained: those of timm or torchvision; unless given, they are drawn",
+    ] = None
+    warmup_epochs: Annotated[
+        Count | None, "epochs of backprop before the method's own, as a run in DIR/warm-up; unless given, none"
+    ] = None
     limit_batches: Annotated[Count | None, "most batches of a training epoch, and of an evaluation"] = None
     image_size: Annotated[
         Count | None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from localprop.rules import Rule
 from localprop.train import checkpoint
@@ -53,16 +56,33 @@ def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
         raise ValueError(f"{directory}: the run has no checkpoint yet; go on training with --resume auto")
     config = config_from({}, file, allow_imports=allow_imports)
     device = resolve_device(config.device)
-    state = checkpoint.load(newest)
+    return load_state(checkpoint.load(newest), newest, config, device)
+
+
+def load_state(
+    state: Mapping[str, Any], source: Path, config: RunConfig, device: torch.device, model: nn.Module | None = None
+) -> StoredRun:
+    """Build a run's rule and give it the state of a checkpoint.
+
+    Args:
+        state: The checkpoint.
+        source: Its file, for messages.
+        config: The run's settings.
+        device: Where the rule goes.
+        model: See `build_rule`.
+
+    Raises:
+        ValueError: The checkpoint does not fit the settings.
+    """
     try:
         facts, weights, step = DataFacts.read(state["data"]), dict(state["rule"]), int(state["step"])
-        rule = build_rule(config, facts, device)
+        rule = build_rule(config, facts, device, model)
         rule.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise ValueError(
-            f"{newest}: does not fit {file} ({type(error).__name__}: {' '.join(str(error).split())}); one of the two "
-            "was changed, or written by another version of localprop"
+            f"{source}: does not fit the run's config.yaml ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "one of the two was changed, or written by another version of localprop"
         ) from error
     return StoredRun(config, facts, rule.eval(), device, step)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from typing import Any
 
 from localprop.train.checkpoint import weights_sha256
 from localprop.train.provenance import commit, hardware, versions
 from localprop.train.training import Training
+from localprop.train.weights import WARM_UP
 
 
 def summary(training: Training) -> dict[str, Any]:
@@ -36,9 +38,17 @@ def summary(training: Training) -> dict[str, Any]:
         "step_seconds": statistics.median(training.step_seconds) if training.step_seconds else None,
         "peak_memory_bytes": training.peak_memory_bytes,
         "train_seconds": training.train_seconds,
+        "warmup_seconds": _warmup_seconds(training),
         "weights_sha256": weights_sha256(rule.state_dict()),
         "settings": config.to_dict(),
         "hardware": hardware(training.device),
         "versions": versions(),
         "commit": commit(),
     }
+
+
+def _warmup_seconds(training: Training) -> float | None:
+    if training.config.warmup_epochs is None:
+        return None
+    content = json.loads((training.directory / WARM_UP / "final.json").read_text(encoding="utf-8"))
+    return float(content["train_seconds"])

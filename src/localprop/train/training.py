@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from localprop.bench.memory import PeakMemory
 from localprop.data.augment import Augmentation
@@ -22,6 +22,7 @@ from localprop.train.assemble import (
     DataFacts,
     build_executor,
     build_loader,
+    build_model,
     build_rule,
     evaluation_pairs,
     load_data,
@@ -38,6 +39,7 @@ from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
 from localprop.train.phases import Borders, Stretch, plan, step_in
 from localprop.train.rows import block_rows, evaluation_row
+from localprop.train.weights import WARM_UP, Fitted, starting_weights
 from localprop.types import BlockStep
 
 Write = Callable[[Mapping[str, object]], None]
@@ -50,16 +52,18 @@ class Training:
     Args:
         config: The run's settings.
         directory: The run directory.
+        allow_imports: Whether import paths in the settings of a run that gives its weights may be imported.
     """
 
-    def __init__(self, config: RunConfig, directory: Path) -> None:
+    def __init__(self, config: RunConfig, directory: Path, *, allow_imports: bool = False) -> None:
         self.config = config
         self.directory = directory
         self.device = resolve_device(config.device)
         loaded = load_data(config)
         self.images, self.validation = loaded.data, loaded.validation
         self.facts = DataFacts.of(self.images)
-        self.rule = build_rule(config, self.facts, self.device)
+        model, self.started_from = self._network(allow_imports)
+        self.rule = build_rule(config, self.facts, self.device, model)
         self.loader = build_loader(config, self.images, self.rule, self.device)
         self.schedule = find("schedule", config.schedule.name).builder(**config.schedule.settings)
         self.steps_per_epoch = steps_per_epoch(config, self.loader)
@@ -160,6 +164,19 @@ class Training:
                 f"checkpoint {newest} does not fit this run ({type(error).__name__}: {reason}); "
                 "it was written by another version, or for another network; choose another --out"
             ) from error
+
+    def _network(self, allow_imports: bool) -> tuple[nn.Module, Fitted | None]:
+        """Build the network with the weights that the run starts from; those of a checkpoint come later."""
+        model = build_model(self.config, self.facts)
+        if checkpoint.newest(self.directory / "checkpoint") is not None:
+            return model, None
+        origin = self.config
+        if origin.warmup_epochs is not None:
+            origin = replace(origin, weights=str(self.directory / WARM_UP))
+        fitted = starting_weights(origin, self.facts, allow_imports=allow_imports)
+        if fitted is not None:
+            model.load_state_dict(fitted.state)
+        return model, fitted
 
     def _train_step(self) -> tuple[list[BlockStep], Tensor]:
         assert self._stretch is not None
