@@ -25,7 +25,7 @@ from localprop.train import checkpoint
 SOURCE, ROOT = Path(localprop.__file__).parents[1], Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 TIMED_ROWS = ("images_per_second", "step_seconds")
-TIMED_NUMBERS = ("step_seconds", "peak_memory_bytes", "train_seconds")
+TIMED_NUMBERS = ("step_seconds", "peak_memory_bytes", "train_seconds", "warmup_seconds")
 
 SERVER = """
 import json, os, pathlib, resource, sys

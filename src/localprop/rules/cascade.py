@@ -58,7 +58,7 @@ class CascadeClosedForm(Cascade):
     Cost: P^2 numbers of 8 bytes a block while it is solved for, and two forward passes over the training set.
 
     Raises:
-        ValueError: The last block does not end in a linear layer, or the ridge is negative.
+        ValueError: The last block does not end in a linear layer or is frozen, or the ridge is negative.
 
     Note: `prepare` gives batch normalisation the mean of the batches' statistics; as drawn, 0 and 1, they would not
         normalise.
@@ -68,6 +68,8 @@ class CascadeClosedForm(Cascade):
         super().__init__(net, objectives)
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge: must be 0 or more, got {ridge}")
+        if len(net) - 1 in net.frozen:
+            raise ValueError(f"freeze: block {net.names[-1]!r} is solved for by this method; leave it out")
         self.ridge = ridge
         self._body, self._readout = _body_and_readout(net)
         self.requires_grad_(False)
@@ -88,7 +90,8 @@ class CascadeClosedForm(Cascade):
 
     def prepare(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Average the statistics of batch normalisation over the training set."""
-        norms = [module for module in self.net.modules() if isinstance(module, _BatchNorm)]
+        moving = [block for index, block in enumerate(self.net.blocks) if index not in self.net.frozen]
+        norms = [module for block in moving for module in block.modules() if isinstance(module, _BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         if not norms:
             return

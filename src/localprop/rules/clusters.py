@@ -66,7 +66,9 @@ class Clusters(Layerwise):
         blocks = [
             nn.Sequential(codes[index], block) if index in codes else block for index, block in enumerate(net.blocks)
         ]
-        super().__init__(LocalNetwork(blocks, net.names), objectives)
+        coded = LocalNetwork(blocks, net.names)
+        coded.freeze(net.frozen)
+        super().__init__(coded, objectives)
         self.samples = samples
         self.iterations = iterations
         self._codes = codes

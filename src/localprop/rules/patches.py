@@ -54,8 +54,8 @@ class PatchDictionaries(Layerwise):
             )
 
     def prepare(self, phase: Phase, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Draw the dictionary of the phase's stage."""
-        for index in phase.blocks:
+        """Draw the dictionary of the phase's stage; a frozen one keeps what it has."""
+        for index in set(phase.blocks) - self.net.frozen:
             coding = self._codings[index]
             assert coding is not None
             generator = torch.Generator().manual_seed(derive(self.seed, "patches", index))

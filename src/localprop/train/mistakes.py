@@ -28,7 +28,7 @@ from localprop.train.components import Component, find
 from localprop.train.config import RunConfig
 from localprop.train.phases import plan
 from localprop.train.settings import ConfigError, field_types
-from localprop.train.weights import starting_weights
+from localprop.train.weights import check_start
 
 Built = TypeVar("Built")
 
@@ -91,8 +91,8 @@ def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
         return problems
     config = replace(config, model=sound)
     rule = _build("method", config.method, lambda part: build_rule(replace(config, method=part), facts, host), problems)
-    if rule is not None and config.warmup_epochs is None:
-        _tried(lambda: starting_weights(config, facts), problems)
+    if rule is not None:
+        _tried(lambda: check_start(config, facts), problems)
     if rule is not None and not problems:
         _tried(lambda: _plan(config, rule, build_loader(config, images, rule, host)), problems)
         _tried(lambda: build_executor(config, rule), problems)

@@ -72,10 +72,21 @@ def starting_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool
         fitted = fit_weights(network, read_weights(config, facts, allow_imports=allow_imports), len(facts.class_names))
     except ValueError as error:
         raise ValueError(f"{label}: {str(error).removeprefix('weights: ')}") from error
-    rule = build_rule(config, facts, torch.device("cpu"), network)
-    if not _is_trained_by(rule, network):
-        raise ValueError(f"{label}: {config.method.name} trains a network of its own; it cannot start from weights")
     return fitted
+
+
+def check_start(config: RunConfig, facts: DataFacts) -> None:
+    """Refuse what a run cannot start from: before its warm-up, if it has one.
+
+    Raises:
+        ValueError: Says why.
+    """
+    starting_weights(config, facts)
+    network = build_model(config, facts)
+    rule = build_rule(config, facts, torch.device("cpu"), network)
+    if (config.weights or config.warmup_epochs) and not _is_trained_by(rule, network):
+        flag = f"--weights {config.weights}" if config.weights else f"--warmup-epochs {config.warmup_epochs}"
+        raise ValueError(f"{flag}: {config.method.name} trains a network of its own; it cannot start from weights")
 
 
 def read_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool = False) -> dict[str, Tensor]:
