@@ -107,7 +107,7 @@ def test_the_log_sum_exp_of_several_embeddings_is_at_least_their_maximum(
 @given(seeds, st.lists(st.booleans(), min_size=1, max_size=9).filter(any), st.sampled_from(WEIGHTS))
 def test_ensemble_probabilities_sum_to_one(seed: int, predicts: list[bool], kind: str):
     exits = [10 * randn(seed + i, 4, 3) if predicted else None for i, predicted in enumerate(predicts)]
-    probabilities = ensemble_probabilities(exits, kind)
+    probabilities = ensemble_probabilities(exits, ensemble_weights(len(exits), kind))
     assert bool((probabilities >= 0).all())
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4, dtype=torch.float64), **CLOSE)
 

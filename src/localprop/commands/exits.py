@@ -11,7 +11,8 @@ from localprop.commands.arguments import Command, add_directory, refuse
 
 def _exits(arguments: argparse.Namespace, rest: list[str]) -> int:
     refuse(arguments.parser, rest)
-    from localprop.report.exits import check_picture, exits_figure, print_exits
+    from localprop.report.exits import exits_figure, print_exits
+    from localprop.report.pictures import check_picture
     from localprop.train.exits import exits_run
 
     check_picture(arguments.picture)

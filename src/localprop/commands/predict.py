@@ -21,14 +21,23 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:
     refuse(arguments.parser, rest)
     from localprop.infer.predict import predict
+    from localprop.report.pictures import check_picture
+    from localprop.report.predictions import prediction_cells, predictions_figure
 
-    rows = predict(arguments.directory, arguments.images, allow_imports=arguments.allow_imports)
-    return show(rows, tuple(rows[0]), arguments.json)
+    check_picture(arguments.picture)
+    found = predict(arguments.directory, arguments.images, allow_imports=arguments.allow_imports)
+    if arguments.picture is not None:
+        predictions_figure(found, arguments.picture)
+    shown = list(found.rows()) if arguments.json else prediction_cells(found)
+    return show(shown, tuple(shown[0]), arguments.json, header=True)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     add_directory(parser)
-    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files of any size and mode")
+    parser.add_argument(
+        "images", metavar="IMAGE", type=Path, nargs="+", help="image files of any size and mode, or directories of them"
+    )
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="also draw what every block says, as PNG or SVG")
 
 
 EVALUATE = Command(_evaluate, add_directory, "measure the errors of a trained network again")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from localprop.infer.ensemble import WEIGHTS, Weights, ensemble_probabilities
+from localprop.infer.ensemble import LEARNED, WEIGHTS, ensemble_probabilities, ensemble_weights
 from localprop.rules.base import Rule
 
 
@@ -25,24 +25,29 @@ class Evaluation:
 
     error: float
     layer_errors: tuple[float | None, ...]
-    ensemble_errors: dict[Weights, float]
+    ensemble_errors: dict[str, float]
     num_images: int
 
 
-def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(
+    rule: Rule, batches: Iterable[tuple[Tensor, Tensor]], learned: Sequence[float] | None = None
+) -> Evaluation:
     """Measure the errors of a rule in evaluation mode, and put back the mode it was in.
 
     Args:
         rule: The trained rule.
         batches: Pairs of inputs (N, ...) and labels (N,).
+        learned: Weights of the blocks that were learned on other images, for one weighted sum more.
 
     Raises:
         ValueError: There are no batches.
     """
+    kinds: dict[str, Sequence[float]] = {kind: ensemble_weights(len(rule.net), kind) for kind in WEIGHTS}
+    kinds |= {} if learned is None else {LEARNED: learned}
     training = rule.training
     rule.eval()
     blocks: list[Tensor | None] = [None] * len(rule.net)
-    sums: dict[Weights, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     answers = torch.zeros((), dtype=torch.int64)
     num_images = 0
     try:
@@ -56,8 +61,8 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation
                         wrong = (logits.argmax(1) != y).sum()
                         before = blocks[index]
                         blocks[index] = wrong if before is None else wrong + before
-                for kind in WEIGHTS:
-                    wrong = (ensemble_probabilities(exits, kind).argmax(1) != y).sum()
+                for kind, weights in kinds.items():
+                    wrong = (ensemble_probabilities(exits, weights).argmax(1) != y).sum()
                     sums[kind] = wrong + sums[kind] if kind in sums else wrong
     finally:
         rule.train(training)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from localprop.report.figures import SUFFIXES
 from localprop.report.labels import NONE, human_count, human_ratio
+from localprop.report.pictures import save_picture
 
 Row = Mapping[str, Any]
 
@@ -83,20 +83,6 @@ def _sweep_table(found: Row) -> Table:
     )
 
 
-def check_picture(path: Path | None) -> None:
-    """Refuse a file that no picture can be written to, before anything is measured.
-
-    Raises:
-        ValueError: Its suffix is another, or its directory is not there.
-    """
-    if path is None:
-        return
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--picture {path}: must end in {' or '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"--picture {path}: there is no directory {path.parent}; make it first")
-
-
 def exits_figure(found: Row, path: Path) -> None:
     """Draw error over arithmetic: the thresholds as a line, each block's own error as a point."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
@@ -139,7 +125,7 @@ def exits_figure(found: Row, path: Path) -> None:
     ax.set_title(f"{found['method']}, exits by {found['by']}", parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_picture(figure, path)
 
 
 def _places(rows: Sequence[Row], error: str) -> tuple[list[float], list[float]]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from localprop.report.labels import human_ratio, protocol_label, seeds_label
+from localprop.report.pictures import SUFFIXES, save_picture
 from localprop.report.rows import MeanStd, Row, mean_std, mean_std_or_none
 from localprop.report.runs import read_evaluations
 
@@ -28,7 +29,6 @@ TITLE_CHARACTERS, PANEL_CHARACTERS = 95, 20
 HEADROOM, LOG_HEADROOM = 1.2, 1.6
 PANELS_PER_LINE = 5
 DOTS_PER_INCH = 200
-SUFFIXES = (".png", ".svg")
 BELOW, LEVEL, ABOVE = "#0072B2", "#8C8C8C", "#D55E00"
 """Cheaper than backprop, no measured difference, dearer; blue and vermillion differ for every eye."""
 
@@ -77,7 +77,7 @@ def comparison_figure(directory: Path, rows: Sequence[Row], path: Path) -> None:
     )
     _draw_panels(upper, rows, curves, lines)
     _draw_costs(lower, rows)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_picture(figure, path, dpi=DOTS_PER_INCH)
 
 
 def read_curves(directory: Path, row: Row) -> Curves:

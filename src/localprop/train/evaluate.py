@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from localprop.data.store import ImageSet
+from localprop.infer.ensemble import learn_weights
 from localprop.infer.evaluate import evaluate
 from localprop.train.assemble import RunData, evaluation_pairs, load_data
 from localprop.train.stored import StoredRun, load_run
@@ -41,7 +46,12 @@ def evaluate_run(directory: Path, *, allow_imports: bool = False) -> dict[str, A
     """
     run = load_run(directory, allow_imports=allow_imports)
     loaded = load_data_of(run)
-    found = evaluate(run.rule, evaluation_pairs(run.config, loaded.data.test, run.facts, run.rule, run.device))
+
+    def pairs(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+        return evaluation_pairs(run.config, images, run.facts, run.rule, run.device)
+
+    learned = None if loaded.validation is None else learn_weights(run.rule, pairs(loaded.validation))
+    found = evaluate(run.rule, pairs(loaded.data.test), learned)
     row: dict[str, Any] = {
         "method": run.config.method.name,
         "step": run.step,
@@ -51,8 +61,8 @@ def evaluate_run(directory: Path, *, allow_imports: bool = False) -> dict[str, A
         "ensemble_error": found.ensemble_errors[run.config.ensemble],
         "ensemble_weights": run.config.ensemble,
         "ensemble_errors": dict(found.ensemble_errors),
+        "learned_weights": learned,
     }
     if loaded.validation is not None:
-        pairs = evaluation_pairs(run.config, loaded.validation, run.facts, run.rule, run.device)
-        row["validation_error"] = evaluate(run.rule, pairs).error
+        row["validation_error"] = evaluate(run.rule, pairs(loaded.validation)).error
     return row

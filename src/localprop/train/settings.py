@@ -20,7 +20,7 @@ from localprop.train.components import KINDS, Component
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 Logger = Literal["tensorboard", "wandb"]
-Weights = Literal["uniform", "linear", "exponential"]
+Weights = Literal["uniform", "linear", "exponential", "learned"]
 
 
 _LARGEST_FILE_VALUES = 10_000
@@ -93,7 +93,10 @@ class RunConfig:
         Annotated[int, Field(ge=1, le=1024)] | None, "threads of PyTorch; unless given, its own choice"
     ] = None
     device: Annotated[str, "a torch device, or auto: the accelerator if there is one"] = "auto"
-    ensemble: Annotated[Weights, "weights of the sum over blocks: uniform, linear, exponential"] = "uniform"
+    ensemble: Annotated[
+        Weights,
+        "weights of the sum over blocks: uniform, linear, exponential, or learned on what --validation holds out",
+    ] = "uniform"
 
     def __post_init__(self) -> None:
         problems = []
@@ -102,6 +105,8 @@ class RunConfig:
                 object.__setattr__(self, name, coerce(annotation, getattr(self, name)))
             except ValueError as error:
                 problems.append(f"{name} {getattr(self, name)}: {error}")
+        if self.ensemble == "learned" and not self.validation:
+            problems.append("--ensemble learned: there are no held-out images to learn on; add --validation 0.1")
         if problems:
             raise ConfigError(problems)
 

@@ -31,6 +31,7 @@ def summary(training: Training) -> dict[str, Any]:
         "ensemble_error": found.ensemble_errors[config.ensemble],
         "ensemble_weights": config.ensemble,
         "ensemble_errors": dict(found.ensemble_errors),
+        "learned_weights": training.learned_weights,
         "test_images": found.num_images,
         "block_names": list(rule.net.names),
         "parameters": in_network,

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from localprop.bench.memory import PeakMemory
 from localprop.data.augment import Augmentation
 from localprop.data.store import ImageSet
+from localprop.infer.ensemble import learn_weights
 from localprop.infer.evaluate import Evaluation, evaluate
+from localprop.network import in_mode
 from localprop.record import Console
 from localprop.seed import derive
 from localprop.train import checkpoint, random_state
@@ -84,6 +86,7 @@ class Training:
         self.train_seconds = 0.0
         self.peak_memory_bytes = 0
         self.evaluation: Evaluation | None = None
+        self.learned_weights: list[float] | None = None
         self._restored = False
         self._stretch: Stretch | None = None
         self._unchecked: list[tuple[int, BlockStep]] = []
@@ -133,7 +136,7 @@ class Training:
                     "run the same command with --resume auto to go on"
                 )
         if self.evaluation is None:  # resumed at the end: the rows are written, the numbers are wanted
-            self.evaluation = self._evaluate_on("test", self.images.test, lambda row: None, console)
+            self._evaluate_test(lambda row: None, console)
         self.peak_memory_bytes = max(self.peak_memory_bytes, self.memory.peak())
 
     def restore(self) -> None:
@@ -234,10 +237,17 @@ class Training:
         if self.validation is not None:
             self._evaluate_on("validation", self.validation, write, console)
         if self.validation is None or self.step == self.total_steps:
-            self.evaluation = self._evaluate_on("test", self.images.test, write, console)
+            self._evaluate_test(write, console)
+
+    def _evaluate_test(self, write: Write, console: Console) -> None:
+        if self.validation is not None:
+            with in_mode(self.rule, training=False):
+                self.learned_weights = learn_weights(self.rule, self._pairs(self.validation, self.config))
+        self.evaluation = self._evaluate_on("test", self.images.test, write, console)
 
     def _evaluate_on(self, split: str, images: ImageSet, write: Write, console: Console) -> Evaluation:
-        found = evaluate(self.rule, self._pairs(images, self.config))
+        learned = self.learned_weights if split == "test" else None
+        found = evaluate(self.rule, self._pairs(images, self.config), learned)
         row = evaluation_row(found, split, place=self._place())
         write(row)
         console.evaluation(row)
