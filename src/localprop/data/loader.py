@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from localprop.data.augment import Augmentation, augment, cut_out
+from localprop.data.curriculum import Curriculum
 from localprop.data.store import ImageSet, check_statistics, in_size
 from localprop.seed import derive
 
@@ -31,6 +32,10 @@ class BatchLoader:
         shuffle: Whether to draw an order; else the images come in their own.
         classes_per_batch: Most classes that a batch holds, 2 to Z - 1; None for no limit.
         limited_epochs: Epochs from the start in which it holds; None for all.
+
+    Attributes:
+        curriculum: Which images may be drawn at a step, in place of an epoch's order; None for all. While it holds
+            some back, a batch is drawn from (seed, step) without replacement.
 
     Cost:
         N * C * H * W bytes on `device`, and one permutation of N int64.
@@ -66,6 +71,7 @@ class BatchLoader:
         self._drawn: tuple[int, Tensor] | None = None
         self._classes_per_batch = classes_per_batch
         self._limited_epochs = limited_epochs
+        self.curriculum: Curriculum | None = None
         if classes_per_batch is not None:
             if not shuffle:
                 raise ValueError("classes_per_batch: goes with shuffle=True, got shuffle=False")
@@ -109,6 +115,11 @@ class BatchLoader:
             raise ValueError(f"step must be 0 or more, got {step}; steps are counted from the start of training")
         epoch, position = divmod(step, len(self))
         start = position * self.batch_size
+        pool = self.curriculum.pool(step) if self.curriculum is not None else None
+        if pool is not None:
+            generator = torch.Generator().manual_seed(derive(self._seed, "curriculum", step))
+            size = min(self.batch_size, len(self._labels) - start)
+            return pool[torch.randperm(len(pool), generator=generator)[:size]].to(self._labels.device)
         return self._order(epoch)[start : start + self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:

@@ -76,6 +76,15 @@ class RunConfig:
     warmup_epochs: Annotated[
         Count | None, "epochs of backprop before the method's own, as a run in DIR/warm-up; unless given, none"
     ] = None
+    curriculum: Annotated[
+        str | None,
+        "directory of a run whose loss says how hard each training image is; training begins with a fifth of the "
+        "images, and has all of them from its middle on; unless given, all are drawn from the start",
+    ] = None
+    curriculum_order: Annotated[Literal["easy", "hard"], "which images a curriculum begins with: easy or hard"] = "easy"
+    pacing: Annotated[
+        Literal["linear", "exponential"], "how the images of a curriculum grow in number: linear or exponential"
+    ] = "linear"
     limit_batches: Annotated[Count | None, "most batches of a training epoch, and of an evaluation"] = None
     image_size: Annotated[
         Count | None,

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from localprop.bench.memory import PeakMemory
 from localprop.data.augment import Augmentation
+from localprop.data.curriculum import Curriculum
 from localprop.data.store import ImageSet
 from localprop.infer.ensemble import learn_weights
 from localprop.infer.evaluate import Evaluation, evaluate
@@ -24,7 +25,6 @@ from localprop.train.assemble import (
     DataFacts,
     build_executor,
     build_loader,
-    build_model,
     build_rule,
     evaluation_pairs,
     load_data,
@@ -35,13 +35,14 @@ from localprop.train.assemble import (
 )
 from localprop.train.components import find
 from localprop.train.config import RunConfig
+from localprop.train.curriculum import curriculum_order
 from localprop.train.directory import kept
 from localprop.train.errors import Interrupted, TrainingError
 from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
 from localprop.train.phases import Borders, Stretch, plan, step_in
 from localprop.train.rows import block_rows, evaluation_row
-from localprop.train.weights import WARM_UP, Fitted, starting_weights
+from localprop.train.weights import starting_network
 from localprop.types import BlockStep
 
 Write = Callable[[Mapping[str, object]], None]
@@ -64,9 +65,12 @@ class Training:
         loaded = load_data(config)
         self.images, self.validation = loaded.data, loaded.validation
         self.facts = DataFacts.of(self.images)
-        model, self.started_from = self._network(allow_imports)
+        begins = checkpoint.newest(directory / "checkpoint") is None
+        model, self.started_from = starting_network(config, self.facts, directory, begins, allow_imports)
         self.rule = build_rule(config, self.facts, self.device, model)
         self.loader = build_loader(config, self.images, self.rule, self.device)
+        if config.curriculum is not None and begins:  # a run that goes on has its order in the checkpoint
+            self._follow(curriculum_order(config, self.images, allow_imports=allow_imports))
         self.schedule = find("schedule", config.schedule.name).builder(**config.schedule.settings)
         self.steps_per_epoch = steps_per_epoch(config, self.loader)
         phases = self.rule.phases()
@@ -155,6 +159,8 @@ class Training:
             self.rule.load_state_dict(state["rule"])
             self.executor.load_state_dict(state["optimizers"])
             random_state.restore(state["random"], self.device)
+            if self.config.curriculum is not None:
+                self._follow(state["curriculum"])
             self.step = operator.index(state["step"])
             if not 0 <= self.step <= self.total_steps:
                 raise ValueError(f"it stands at step {self.step} of {self.total_steps}")
@@ -168,18 +174,12 @@ class Training:
                 "it was written by another version, or for another network; choose another --out"
             ) from error
 
-    def _network(self, allow_imports: bool) -> tuple[nn.Module, Fitted | None]:
-        """Build the network with the weights that the run starts from; those of a checkpoint come later."""
-        model = build_model(self.config, self.facts)
-        if checkpoint.newest(self.directory / "checkpoint") is not None:
-            return model, None
-        origin = self.config
-        if origin.warmup_epochs is not None:
-            origin = replace(origin, weights=str(self.directory / WARM_UP))
-        fitted = starting_weights(origin, self.facts, allow_imports=allow_imports)
-        if fitted is not None:
-            model.load_state_dict(fitted.state)
-        return model, fitted
+    def _follow(self, order: Tensor) -> None:
+        """Draw the training images by a curriculum."""
+        if len(order) != self.loader.num_images:
+            raise ValueError(f"its curriculum is of {len(order)} images, there are {self.loader.num_images}")
+        num_batches = self.config.epochs * len(self.loader)
+        self.loader.curriculum = Curriculum(order, self.config.pacing, num_batches)
 
     def _train_step(self) -> tuple[list[BlockStep], Tensor]:
         assert self._stretch is not None
@@ -270,6 +270,8 @@ class Training:
             "train_seconds": self.train_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+        if self.loader.curriculum is not None:
+            content["curriculum"] = self.loader.curriculum.order
         try:
             checkpoint.save(self.directory / "checkpoint", content, step=self.step, keep=self.config.keep)
         except checkpoint.CheckpointError as error:

@@ -26,10 +26,15 @@ _NESTED = ("state_dict", "model")
 
 
 def warm_up_of(config: RunConfig) -> RunConfig:
-    """Return the settings of a run's warm-up: the same network on the same data, trained by backprop."""
+    """Return the settings of a run's warm-up: the same network, trained by backprop on all of the data."""
     assert config.warmup_epochs is not None
     return replace(
-        config, method=Component("bp"), epochs=config.warmup_epochs, warmup_epochs=None, feature_cache_mb=None
+        config,
+        method=Component("bp"),
+        epochs=config.warmup_epochs,
+        warmup_epochs=None,
+        curriculum=None,
+        feature_cache_mb=None,
     )
 
 
@@ -51,6 +56,32 @@ class Fitted(NamedTuple):
         parts += [f"drawn anew, for other classes: {', '.join(self.drawn)}"] if self.drawn else []
         parts += [f"not used: {_few(self.unused)}"] if self.unused else []
         return "; ".join(parts)
+
+
+def starting_network(
+    config: RunConfig, facts: DataFacts, directory: Path, begins: bool, allow_imports: bool
+) -> tuple[nn.Module, Fitted | None]:
+    """Build the network of a run, with the weights that it starts from.
+
+    Args:
+        config: The run's settings.
+        facts: Its data.
+        directory: Its directory, which holds its warm-up.
+        begins: Whether it begins; the weights of one that goes on come from its checkpoint.
+        allow_imports: See `starting_weights`.
+
+    Raises:
+        ValueError: See `starting_weights`.
+    """
+    network = build_model(config, facts)
+    if not begins:
+        return network, None
+    if config.warmup_epochs is not None:
+        config = replace(config, weights=str(directory / WARM_UP))
+    fitted = starting_weights(config, facts, allow_imports=allow_imports)
+    if fitted is not None:
+        network.load_state_dict(fitted.state)
+    return network, fitted
 
 
 def starting_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool = False) -> Fitted | None:
