@@ -53,6 +53,8 @@ PUBLISHED: dict[tuple[str, str], TrainingRecipe] = {
 _DATA_LIKE = {
     "fashion-mini": "fashion-mnist",
     "hierarchical-digits": "mnist",
+    "coloured-digits": "mnist",
+    "textured-digits": "mnist",
     "cifar100-super": "cifar100",
     "svhn-extra": "svhn",
 }

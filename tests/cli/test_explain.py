@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from localprop.analysis.explain import ANALYSES
 from localprop.analysis.subject import load_subject
 from localprop.cli import main
+from localprop.data import CATALOGUE
 from localprop.train import stored
 
 DICTIONARY = {"embeddings", "confusion", "saliency"}
@@ -177,7 +179,7 @@ def test_explain__mistakes_are_one_line(
 def test_explain__of_few_images_skips_what_needs_more(dcl: Path, tmp_path: Path) -> None:
     assert main(["explain", str(dcl), "--images", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "explain.json").read_text())
-    assert set(found["analyses"]) == {"filters", "embeddings", "confusion", "saliency"}
+    assert set(found["analyses"]) == {"filters", "embeddings", "confusion", "saliency", "memorisation"}
     chosen = ["--images", "5", "--only", "collapse,cka,probes,information,gradients"]
     assert main(["explain", str(dcl), *chosen, "--out", str(tmp_path)]) == 0
 
@@ -200,3 +202,63 @@ def test_explain__of_a_diverged_network_says_so(
     for name in ("collapse", "cka", "probes", "information", "embeddings", "confusion", "filters"):
         assert f"{name}: skipped" in told
     assert "must be finite, got NaN or infinity; the network that made them has diverged" in told
+
+
+def test_explain__against_another_run_compares_their_blocks(dcl: Path, explained: dict[str, Any], tmp_path: Path):
+    other = train(tmp_path / "pred", "pred", "--seed", "3")
+    words = ["explain", str(dcl), "--only", "cka", "--out", str(tmp_path / "out")]
+    assert main([*words, "--against", str(other)]) == 0
+    found = json.loads((tmp_path / "out" / "explain.json").read_text())
+    cka = found["analyses"]["cka"]
+    assert found["against"] == str(other)
+    assert cka["against"] == "pred"
+    assert cka["columns"] == ["conv1", "conv2", "classifier"]
+    assert all(abs(value) < 1 - 1e-6 for row in cka["matrix"] for value in row)
+    assert main([*words, "--against", str(dcl), "--out", str(tmp_path / "self")]) == 0
+    same = json.loads((tmp_path / "self" / "explain.json").read_text())["analyses"]["cka"]["matrix"]
+    np.testing.assert_allclose(same, explained["analyses"]["cka"]["matrix"], rtol=1e-9)
+
+
+def test_explain__against_a_run_on_other_images_is_refused(
+    dcl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = train(tmp_path / "small", "pred", "--image-size", "14")
+    assert main(["explain", str(dcl), "--against", str(other)]) == 2
+    assert f"--against {other}: was trained on images of shape (1, 14, 14)" in capsys.readouterr().err
+
+
+def test_explain__reads_the_nuisance_that_the_data_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_mnist(tmp_path / "data", train=240, test=120)
+    monkeypatch.setenv("LOCALPROP_DATA", str(tmp_path / "data"))
+    for name, size in (("coloured-digits", (200, 100)), ("textured-digits", (200, 100))):
+        entry = replace(CATALOGUE[name], num_train=size[0], num_test=size[1])
+        monkeypatch.setitem(CATALOGUE, name, entry)
+    run = train(tmp_path / "run", "pred", "--data", "coloured-digits", "--data.random-labels", "0.5")
+    words = ["explain", str(run), "--only", "information,memorisation"]
+    assert main(words) == 0
+    found = json.loads((run / "explain" / "explain.json").read_text())["analyses"]
+    assert found["information"]["nuisance"] == "colour"
+    assert 0 < found["information"]["nuisance_class_nats"] < 1.2  # few images: that of independent labels is 0.42
+    assert found["information"]["rows"][0]["nuisance_nats"] > 0.5  # the colour is plain to see
+    memorised = found["memorisation"]
+    assert 20 < memorised["wrong_labels"] < 70
+    assert [row["name"] for row in memorised["rows"]] == ["conv1", "conv2", "classifier", "network"]
+    assert all(0 <= row["by_heart_error"] <= 100 for row in memorised["rows"])
+    textured = train(tmp_path / "textured", "pred", "--data", "textured-digits")
+    assert main(["explain", str(textured), "--only", "information"]) == 0
+    found = json.loads((textured / "explain" / "explain.json").read_text())["analyses"]
+    assert found["information"]["nuisance"] == "texture"
+
+
+def write_mnist(directory: Path, *, train: int, test: int) -> None:
+    """Write a small MNIST of light strokes on black."""
+    directory.mkdir()
+    for split, count in (("train", train), ("test", test)):
+        rows = []
+        for index in range(count):
+            pixels = np.zeros((28, 28), dtype=np.uint8)
+            pixels[8:20, 5 + index % 10 : 7 + index % 10] = 255
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "png")
+            rows.append({"image": {"bytes": file.getvalue(), "path": f"{index}.png"}, "label": index % 10})
+        pq.write_table(pa.Table.from_pylist(rows), directory / f"mnist-{split}.parquet")

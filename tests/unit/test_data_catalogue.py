@@ -42,6 +42,8 @@ def test_every_entry_is_consistent() -> None:
         "fashion-mnist": Augmentation(flip=True),
         "mnist": Augmentation(),
         "hierarchical-digits": Augmentation(),
+        "coloured-digits": Augmentation(),
+        "textured-digits": Augmentation(),
         "cifar10": Augmentation(crop_padding=4, flip=True),
         "cifar100": Augmentation(crop_padding=4, flip=True),
         "cifar100-super": Augmentation(crop_padding=4, flip=True),

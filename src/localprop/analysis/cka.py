@@ -125,20 +125,31 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, batch_size: int = 
 
 
 def cka_of_run(subject: Subject) -> Finding:
-    """Compare every block with every other on the averaged features of the test images, one row a block."""
+    """Compare every block with every block of the other run on the averaged features of the test images, a row a block.
+
+    Without another run the blocks are compared with each other.
+
+    Raises:
+        ValueError: The other run's blocks are no chain.
+    """
     features = subject.test_features.averaged
-    matrix = cka_matrix(features, features).tolist()
+    other = subject.against
+    others = features if other is None else other.features(subject.test).averaged
+    columns = subject.names if other is None else other.names
+    matrix = cka_matrix(features, others).tolist()
     rows = [
-        {"block": index, "name": name, **dict(zip(subject.names, row, strict=True))}
+        {"block": index, "name": name, **dict(zip(columns, row, strict=True))}
         for index, (name, row) in enumerate(zip(subject.names, matrix, strict=True))
     ]
-    return Finding(rows, {"matrix": matrix})
+    against = None if other is None else other.run.config.method.name
+    return Finding(rows, {"matrix": matrix, "columns": list(columns), "against": against})
 
 
 def cka_figure(finding: Finding) -> Figure:
     """Draw the matrix of all pairs of blocks."""
-    names = [row["name"] for row in finding.rows]
-    return matrix_figure(finding.details["matrix"], names, names, "CKA, linear, debiased", (0, 1))
+    names, against = [row["name"] for row in finding.rows], finding.details["against"]
+    label = "CKA, linear, debiased" + (f", with {against}" if against else "")
+    return matrix_figure(finding.details["matrix"], names, finding.details["columns"], label, (0, 1))
 
 
 def _centred(h: Tensor) -> Tensor:

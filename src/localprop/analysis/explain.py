@@ -15,6 +15,7 @@ from localprop.analysis.confusion import confusion_figure, confusion_of_run
 from localprop.analysis.embeddings import embeddings_figure, embeddings_of_run
 from localprop.analysis.filters import filters_figure, filters_of_run
 from localprop.analysis.gradients import gradients_figure, gradients_of_run
+from localprop.analysis.memorisation import memorisation_figure, memorisation_of_run
 from localprop.analysis.probes import probes_figure, probes_of_run
 from localprop.analysis.retained import information_figure, information_of_run
 from localprop.analysis.saliency import saliency_figure, saliency_of_run
@@ -45,6 +46,7 @@ ANALYSES: Mapping[str, Analysis] = {
     "collapse": Analysis("neural collapse of each block", collapse_of_run, collapse_figure),
     "cka": Analysis("how alike the blocks see the test images", cka_of_run, cka_figure),
     "probes": Analysis("errors of linear probes on each block, percent", probes_of_run, probes_figure),
+    "memorisation": Analysis("errors on images seen and unseen, percent", memorisation_of_run, memorisation_figure),
     "information": Analysis("what blocks retain of class, nuisance and image", information_of_run, information_figure),
     "embeddings": Analysis("label embeddings, their size, spread and neighbours", embeddings_of_run, embeddings_figure),
     "confusion": Analysis("confusion of classes against likeness of embeddings", confusion_of_run, confusion_figure),
@@ -75,6 +77,7 @@ def explain_run(
     only: Sequence[str] = (),
     out: Path | None = None,
     images: int = 5000,
+    against: Path | None = None,
     allow_imports: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -85,7 +88,8 @@ def explain_run(
         only: Names of analyses; all that fit the run by default.
         out: Where to write; default `directory`/explain.
         images: Most training images, and most test images, that are looked at.
-        allow_imports: Whether import paths in the run's config.yaml may be imported.
+        against: Another run on the same data, whose blocks `cka` compares these with.
+        allow_imports: Whether import paths in the runs' config.yaml may be imported.
         say: Told what is being done, and what is skipped and why.
 
     Returns:
@@ -96,7 +100,7 @@ def explain_run(
         TrainingError: A file cannot be written.
     """
     names = chosen(only)
-    subject = load_subject(directory, images=images, allow_imports=allow_imports)
+    subject = load_subject(directory, images=images, against=against, allow_imports=allow_imports)
     out = directory / "explain" if out is None else out
     claim_directory(out)
     analyses: dict[str, Any] = {}
@@ -117,6 +121,7 @@ def explain_run(
     config = subject.run.config
     content = {
         "run": str(directory),
+        "against": None if against is None else str(against),
         "method": config.method.name,
         "model": config.model.name,
         "data": config.data.name,

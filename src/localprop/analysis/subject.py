@@ -21,7 +21,8 @@ from localprop.rules.forward_forward import ForwardForward
 from localprop.rules.predictive import PredictiveForwardForward
 from localprop.rules.self_supervised import GreedyPatches
 from localprop.seed import derive
-from localprop.train.assemble import evaluation_pairs, load_data
+from localprop.train.assemble import evaluation_pairs
+from localprop.train.evaluate import load_data_of
 from localprop.train.stored import StoredRun, load_run
 
 POOLED_FEATURES = 1024
@@ -69,14 +70,15 @@ class Subject:
         run: The run.
         data: Its data.
         images: Most images of each split. Fewer are taken where the run limited its batches.
+        against: Another run on this data, to compare it with.
 
     Attributes:
         train: Training images, drawn at random by the run's seed, in random order.
         test: Test images, likewise.
     """
 
-    def __init__(self, run: StoredRun, data: ImageData, *, images: int) -> None:
-        self.run, self.data = run, data
+    def __init__(self, run: StoredRun, data: ImageData, *, images: int, against: Subject | None = None) -> None:
+        self.run, self.data, self.against = run, data, against
         limit = run.config.limit_batches
         self._most = images if limit is None else min(images, limit * run.config.batch_size)
         self.train = self._drawn(data.train, "train")
@@ -133,27 +135,31 @@ class Subject:
         return images.subset(torch.randperm(len(images), generator=generator)[: self._most])
 
 
-def load_subject(directory: Path, *, images: int, allow_imports: bool = False) -> Subject:
+def load_subject(directory: Path, *, images: int, against: Path | None = None, allow_imports: bool = False) -> Subject:
     """Load a run and its data.
 
     Args:
         directory: A run directory.
         images: Most images of each split, at least 1.
-        allow_imports: Whether import paths in its config.yaml, which execute code, may be imported.
+        against: Another run on the same data, to compare it with.
+        allow_imports: Whether import paths in their config.yaml, which execute code, may be imported.
 
     Raises:
-        ValueError: The run or its data cannot be read, or are not those of the training.
+        ValueError: A run or its data cannot be read, or the data are not those of the training.
     """
     if images < 1:
         raise ValueError(f"--images {images}: must be at least 1")
     run = load_run(directory, allow_imports=allow_imports)
-    data = load_data(run.config).data
-    if (data.class_names, data.image_shape) != (run.facts.class_names, run.facts.image_shape):
+    data = load_data_of(run).data
+    if against is None:
+        return Subject(run, data, images=images)
+    other = load_run(against, allow_imports=allow_imports)
+    if (other.facts.class_names, other.facts.image_shape) != (run.facts.class_names, run.facts.image_shape):
         raise ValueError(
-            f"data: the run was trained on images of shape {run.facts.image_shape} and classes "
-            f"{run.facts.class_names}, {run.config.data.name} now gives {data.image_shape} and {data.class_names}"
+            f"--against {against}: was trained on images of shape {other.facts.image_shape} and classes "
+            f"{other.facts.class_names}, this run on {run.facts.image_shape} and {run.facts.class_names}"
         )
-    return Subject(run, data, images=images)
+    return Subject(run, data, images=images, against=Subject(other, data, images=images))
 
 
 def check_chain(rule: Rule, name: str) -> None:

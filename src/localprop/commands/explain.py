@@ -22,6 +22,7 @@ def _explain(arguments: argparse.Namespace, rest: list[str]) -> int:
             only=listed(arguments.only),
             out=out,
             images=arguments.images,
+            against=arguments.against,
             allow_imports=arguments.allow_imports,
             say=streams.say,
         )
@@ -49,6 +50,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5000,
         help="most training and most test images to look at (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against", metavar="RUN", type=Path, help="another run on the same data, whose blocks cka compares these with"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from localprop.data import hierarchical, sources
+from localprop.data import backgrounds, hierarchical, sources
 from localprop.data.augment import Augmentation
 from localprop.data.entries import CATALOGUE, DataEntry
 from localprop.data.store import DataError, ImageData, ImageSet, channel_statistics, check_statistics
@@ -17,6 +17,12 @@ from localprop.data.store import DataError, ImageData, ImageSet, channel_statist
 _DIRECTORIES: dict[str, Callable[[Path, int | None], sources.Splits]] = {
     "folder": sources.read_folder,
     "parquet": sources.read_parquet_directory,
+}
+
+_GENERATORS: dict[str, Callable[[sources.Splits, int, int], sources.Splits]] = {
+    "hierarchical-digits": hierarchical.generate,
+    "coloured-digits": backgrounds.coloured,
+    "textured-digits": backgrounds.textured,
 }
 
 
@@ -31,6 +37,7 @@ def load(
     flip: bool | None = None,
     cutout: int | None = None,
     classes_per_batch: int | None = None,
+    random_labels: float = 0.0,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -46,6 +53,8 @@ def load(
         flip: Whether to mirror training images at random; None takes the set's default.
         cutout: Pixels a side of a square hole in every training image, 0 for none; None takes the set's default.
         classes_per_batch: Most classes that a batch holds in the first half of training; None for no limit.
+        random_labels: Share of the training labels that are drawn at random, 0 to 1; what is learned of those is
+            learned by heart.
 
     Raises:
         ValueError: The name is unknown, or a setting does not fit.
@@ -77,9 +86,12 @@ def load(
             raise DataError(f"the training images of {name} have a constant channel; pass std, such as 1 for it")
         mean = own_mean if mean is None else mean
         std = own_std if std is None else std
+    train = splits.train
+    if random_labels:
+        train = train.with_random_labels(random_labels, len(splits.class_names), seed=0)
     data = ImageData(
         name=name,
-        train=splits.train,
+        train=train,
         test=splits.test,
         class_names=splits.class_names,
         mean=tuple(mean),
@@ -99,7 +111,7 @@ def _read_named(name: str, entry: DataEntry, root: str | None) -> sources.Splits
         return _grouped(_read_named(entry.groups_of, CATALOGUE[entry.groups_of], root))
     if entry.made_of is not None:
         digits = _read_named(entry.made_of, CATALOGUE[entry.made_of], root)
-        return hierarchical.generate(digits, entry.num_train, entry.num_test)
+        return _GENERATORS[name](digits, entry.num_train, entry.num_test)
     directory = sources.data_root(root)
     splits = sources.find(name, entry, directory)
     shape = tuple(splits.train.images.shape[1:])

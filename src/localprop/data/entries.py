@@ -34,7 +34,7 @@ class DataEntry:
         super_names: Names of groups of classes; none for most sets.
         super_of: The group of each class.
         groups_of: The set whose groups are this one's classes, where that is all the difference.
-        made_of: The set whose images this one is generated from; see `data.hierarchical`.
+        made_of: The set whose images this one is generated from; see `data.hierarchical` and `data.backgrounds`.
     """
 
     title: str
@@ -152,6 +152,25 @@ CATALOGUE: dict[str, DataEntry] = {
     "hierarchical-digits": replace(
         _MNIST,
         title="Hierarchical digits, generated from MNIST: a class is a grid of symbols, a symbol a patch of digits",
+        num_train=20_000,
+        num_test=4_000,
+        mean=None,
+        std=None,
+        made_of="mnist",
+    ),
+    "coloured-digits": replace(
+        _MNIST,
+        title="Digits of MNIST on backgrounds of ten colours, which know nothing of the digit",
+        image_shape=(3, 28, 28),
+        num_train=20_000,
+        num_test=4_000,
+        mean=None,
+        std=None,
+        made_of="mnist",
+    ),
+    "textured-digits": replace(
+        _MNIST,
+        title="Digits of MNIST on ten textures, which know nothing of the digit",
         num_train=20_000,
         num_test=4_000,
         mean=None,

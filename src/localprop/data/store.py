@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,9 +28,11 @@ class ImageSet:
         images: Pixels, uint8.
         labels: Class indices from 0, int64.
         side: Pixels a side that batches are enlarged to as they are made; None leaves the images as they are.
+        attributes: What else is known of each image, by name: numbers from 0, int64. "true_label" is the label that
+            another has taken the place of.
 
     Shape:
-        images (N, C, H, W), labels (N,), N >= 1.
+        images (N, C, H, W), labels and attributes (N,), N >= 1.
 
     Raises:
         ValueError: A tensor has the wrong dtype or shape, the set is empty, or a label is negative.
@@ -39,6 +41,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     side: int | None = None
+    attributes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -79,7 +82,32 @@ class ImageSet:
     def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
         """Return the images at `indices`, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        attributes = {name: values[chosen] for name, values in self.attributes.items()}
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], attributes=attributes)
+
+    def with_random_labels(self, fraction: float, num_classes: int, seed: int) -> ImageSet:
+        """Return the images with a fraction of the labels drawn anew, uniformly over all classes.
+
+        The labels before are the attribute "true_label".
+
+        Args:
+            fraction: Share of the labels that are drawn, 0 to 1; rounded to whole images.
+            num_classes: Z.
+            seed: Chooses images and labels.
+
+        Raises:
+            ValueError: `fraction` is out of range.
+
+        References: Zhang et al., "Understanding deep learning requires rethinking generalization", ICLR 2017,
+            arXiv:1611.03530.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"random_labels must lie between 0 and 1, got {fraction}; 1 draws all labels at random")
+        generator = torch.Generator().manual_seed(derive(seed, "random-labels"))
+        chosen = torch.randperm(len(self), generator=generator)[: round(fraction * len(self))]
+        labels = self.labels.clone()
+        labels[chosen] = torch.randint(num_classes, (len(chosen),), generator=generator)
+        return replace(self, labels=labels, attributes={**self.attributes, "true_label": self.labels})
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,4 +289,4 @@ def _check_size(size: int) -> None:
 
 def _resized(images: ImageSet, size: int) -> ImageSet:
     chunks = torch.split(images.images, _RESIZE_CHUNK)
-    return ImageSet(torch.cat([in_size(chunk, size) for chunk in chunks]), images.labels)
+    return replace(images, images=torch.cat([in_size(chunk, size) for chunk in chunks]))
