@@ -68,6 +68,7 @@ class PredictiveForwardForward(Chained):
     References: Ororbia and Mali, "The Predictive Forward-Forward Algorithm", 2023, arXiv:2301.01452.
     """
 
+    is_chain = False
     accumulates = False
     _not_early_because = "blocks settle together, with messages from those above, for every label"
 

@@ -113,6 +113,8 @@ class GreedyPatches(Greedy):
         grid: How images are cut.
     """
 
+    is_chain = False
+
     def __init__(self, net: LocalNetwork, objectives: Sequence[Objective], grid: PatchGrid) -> None:
         super().__init__(net, objectives)
         self.grid = grid

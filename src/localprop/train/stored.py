@@ -27,6 +27,7 @@ class StoredRun:
         rule: The trained rule, in evaluation mode.
         device: Where it lies.
         step: Optimiser steps behind it.
+        directory: The run directory.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class StoredRun:
     rule: Rule
     device: torch.device
     step: int
+    directory: Path
 
 
 def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
@@ -85,4 +87,4 @@ def load_state(
             f"{source}: does not fit the run's config.yaml ({type(error).__name__}: {' '.join(str(error).split())}); "
             "one of the two was changed, or written by another version of localprop"
         ) from error
-    return StoredRun(config, facts, rule.eval(), device, step)
+    return StoredRun(config, facts, rule.eval(), device, step, source.parent.parent)
