@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import Any, Literal
 
 import torch
@@ -85,8 +85,6 @@ class TrainedNetwork(nn.Module):
         if self.exit != "all":
             return {ANSWER: self(images)}
         exits = self.exits(images)
-        if ANSWER in exits:
-            raise ValueError(f"exit: 'all' needs the name {ANSWER!r} for the network's answer, but a block has it")
         return {**exits, ANSWER: self.rule.answer([exits.get(name) for name in self.block_names])}
 
     def _inputs(self, images: Tensor) -> Tensor:
@@ -146,11 +144,11 @@ def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call] # PyTorch's class has no types
     """Record which tensors the operations inside are given."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # as above
         self.seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -159,11 +157,13 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _forget_all_but(module: nn.Module, kept: Iterable[int]) -> None:
-    """Set to None the parameters and buffers that are not among the kept ones, so that using one fails."""
-    kept = set(kept)
+def _forget_all_but(module: nn.Module, kept: Container[int]) -> None:
+    """Set to None the parameters and buffers that are not among the kept ones, so that using one fails.
+
+    Truth values stay: they tell a module what to do when it is loaded.
+    """
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None and id(tensor) not in kept:
+                if tensor is not None and id(tensor) not in kept and tensor.dtype != torch.bool:
                     tensors[name] = None

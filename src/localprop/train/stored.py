@@ -33,11 +33,12 @@ class StoredRun:
     step: int
 
 
-def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
+def load_run(directory: Path, *, device: str | None = None, allow_imports: bool = False) -> StoredRun:
     """Load the newest state of a run.
 
     Args:
         directory: A run directory.
+        device: Where to put it, a torch device; default the run's own.
         allow_imports: Whether import paths in its config.yaml, which execute code, may be imported.
 
     Raises:
@@ -52,11 +53,11 @@ def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
     if newest is None:
         raise ValueError(f"{directory}: the run has no checkpoint yet; go on training with --resume auto")
     config = config_from({}, file, allow_imports=allow_imports)
-    device = resolve_device(config.device)
+    place = resolve_device(device or config.device)
     state = checkpoint.load(newest)
     try:
         facts, weights, step = DataFacts.read(state["data"]), dict(state["rule"]), int(state["step"])
-        rule = build_rule(config, facts, device)
+        rule = build_rule(config, facts, place)
         rule.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
@@ -65,4 +66,4 @@ def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
             f"{newest}: does not fit {file} ({type(error).__name__}: {' '.join(str(error).split())}); one of the two "
             "was changed, or written by another version of localprop"
         ) from error
-    return StoredRun(config, facts, rule.eval(), device, step)
+    return StoredRun(config, facts, rule.eval(), place, step)
