@@ -46,11 +46,12 @@ class TrainedNetwork(nn.Module):
     def __init__(self, rule: Rule, facts: DataFacts, exit: Exit = "all") -> None:
         super().__init__()
         rule.autocast_dtype = None
-        self.rule = rule.eval().requires_grad_(False)
+        self.rule = rule.requires_grad_(False)
         self.exit: Exit = exit
         self.class_names = facts.class_names
         self.image_shape = facts.image_shape
         self.block_names = rule.net.names
+        self.eval()
         with _Reads() as reads:
             self.outputs(torch.zeros(1, *facts.image_shape, device=next(rule.parameters()).device))
         _forget_all_but(self, reads.seen)
