@@ -37,7 +37,7 @@ def onnx_bytes(program: ExportedProgram, outputs: Sequence[str], facts: Mapping[
             f"--to onnx: the network cannot be written as ONNX ({reason}); --to pt2 takes every graph"
         ) from error
     assert found is not None
-    for number, node in enumerate(found.model.graph.all_nodes()):
+    for number, node in enumerate(found.model.graph):
         for value in node.outputs:
             if value.name in outputs and not value.is_graph_output():  # a block may be named as an operation is
                 value.name = f"{value.name} of node {number}"
