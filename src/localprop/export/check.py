@@ -14,7 +14,7 @@ from localprop.infer.trained import ANSWER, Exit
 from localprop.train.assemble import in_layout
 from localprop.train.stored import StoredRun
 
-BATCH_SIZES = (1, 31)
+NUM_IMAGES = 32  # at most
 TOLERANCE = 1e-4
 """Of a logit, in units of the largest one of its output, or of 1: other libraries add up in another order."""
 
@@ -30,6 +30,11 @@ class Sample(NamedTuple):
     images: Tensor
     expected: dict[str, Tensor]
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """One image, which can take another path than many, and all others."""
+        return [size for size in (1, len(self.images) - 1) if size]
+
 
 def sample_of(run: StoredRun, test: ImageSet, exit: Exit) -> Sample:
     """Answer some test images, evenly spread over the set, as the run's evaluation does, but in float32.
@@ -37,7 +42,7 @@ def sample_of(run: StoredRun, test: ImageSet, exit: Exit) -> Sample:
     Raises:
         ValueError: The exit's block makes no prediction, or an answer is not finite.
     """
-    chosen = test.subset(torch.linspace(0, len(test) - 1, min(sum(BATCH_SIZES), len(test))).long())
+    chosen = test.subset(torch.linspace(0, len(test) - 1, min(NUM_IMAGES, len(test))).long())
     pixels = in_size(chosen.images, chosen.side)
     rule = run.rule
     rule.autocast_dtype = None
@@ -59,7 +64,7 @@ def sample_of(run: StoredRun, test: ImageSet, exit: Exit) -> Sample:
 
 
 def largest_difference(sample: Sample, run: Callable[[Tensor], Mapping[str, Tensor]]) -> float:
-    """Run an export in batches of several sizes and return the largest difference of any output to its run.
+    """Run an export on one image and on many, and return the largest difference of any output to its run.
 
     Args:
         sample: Images and answers.
@@ -71,8 +76,7 @@ def largest_difference(sample: Sample, run: Callable[[Tensor], Mapping[str, Tens
     Raises:
         ValueError: An output is missing, of another shape, or differs by more than the tolerance.
     """
-    sizes = [size for size in (BATCH_SIZES[0], len(sample.images) - BATCH_SIZES[0]) if size]
-    parts = [run(images) for images in torch.split(sample.images, sizes)]
+    parts = [run(images) for images in torch.split(sample.images, sample.batch_sizes)]
     largest = 0.0
     for name, expected in sample.expected.items():
         found = torch.cat([part[name] for part in parts])

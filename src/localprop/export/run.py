@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from localprop.errors import check_installed, nearest
-from localprop.export.check import BATCH_SIZES, TOLERANCE, largest_difference, sample_of
+from localprop.export.check import TOLERANCE, largest_difference, sample_of
 from localprop.export.facts import describe, numbers_of
 from localprop.export.formats import FORMATS, Exported
 from localprop.export.program import INPUT
@@ -40,7 +40,8 @@ def export_run(
         say: Told what the user should know.
 
     Returns:
-        Where the export lies, its bytes, outputs and parameters, and the largest difference to the run's own answers.
+        Where the export lies, its bytes, its outputs, how many numbers it stores (parameters and statistics), and the
+        largest difference to the run's own answers.
 
     Raises:
         ValueError: The run or its data cannot be read, the exit makes no prediction, the format cannot hold the
@@ -71,11 +72,10 @@ def export_run(
         "exit": exported.facts["exit"],
         "outputs": list(sample.expected),
         "bytes": _size(path),
-        "numbers": sum(tensor.numel() for tensor in stored_tensors(network).values()),
+        "stored_numbers": sum(tensor.numel() for tensor in stored_tensors(network).values()),
         "largest_difference": difference,
         "tolerance": TOLERANCE,
-        "images": len(sample.images),
-        "batch_sizes": list(BATCH_SIZES),
+        "batch_sizes": sample.batch_sizes,
     }
 
 
@@ -85,7 +85,7 @@ def _exit_of(run: StoredRun, text: str) -> Exit:
     wanted = read_exit(text, names)
     taken = {INPUT, ANSWER} & set(names)
     if wanted == "all" and taken:
-        raise ValueError(f"--exit all: a block is named {taken.pop()!r}, as the input or the answer is; name one block")
+        raise ValueError(f"--exit all: a block is named {min(taken)!r}, as the input or the answer is; name one block")
     return "last" if wanted == len(names) - 1 and not run.rule.answers_together else wanted
 
 
