@@ -30,11 +30,11 @@ from tests.traits import traits
 CPU, NUM = torch.device("cpu"), 9
 SMALL = {"model": "conv", "model.width": "0.1", "data": "mnist"}
 NETWORKS: dict[str, tuple[dict[str, str], tuple[int, int, int]]] = {
-    "fc": ({"model": "fc", "model.width": "0.02"}, (1, 16, 16)),
+    "fc": ({"model": "fc", "model.width": "0.016"}, (1, 16, 16)),
     "mlp": ({"model": "mlp", "model.width": "0.1"}, (1, 16, 16)),
     "vgg8b": ({"model": "vgg8b", "model.width": "0.0625"}, (3, 32, 32)),
     "resnet32": ({"model": "resnet32", "model.width": "0.25"}, (3, 32, 32)),
-    "vit": ({"model": "vit", "model.width": "0.1"}, (3, 32, 32)),
+    "vit": ({"model": "vit", "model.width": "0.125"}, (3, 32, 32)),
     "mixer": ({"model": "mixer", "model.width": "0.1"}, (3, 32, 32)),
     "timm": ({"model": "timm:resnet18", "at": "stages"}, (3, 64, 64)),
     "torchvision": ({"model": "torchvision:mobilenet_v3_small", "at": "stages"}, (1, 64, 64)),
@@ -99,8 +99,8 @@ def test_every_method_is_exported(to: str, method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [name for name in CATALOGUE if name != "pff"])
 def test_every_method_is_exported_up_to_its_first_block_or_refused(method: str, tmp_path: Path) -> None:
     run = run_of(method)
-    if not traits(method).hidden_predictions or traits(method).silent_blocks or traits(method).own_network:
-        with pytest.raises(ValueError, match=r"the block makes no prediction under method|exits: the network was"):
+    if not traits(method).hidden_predictions or traits(method).silent_blocks:
+        with pytest.raises(ValueError, match="the block makes no prediction under method"):
             written("pt2", run, 0, tmp_path)
         return
     if method in ("ff", "symba"):
@@ -120,7 +120,7 @@ def test_many_networks_are_exported(network: str, method: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_method_of_many_rounds_is_exported(tmp_path: Path) -> None:
-    run = run_of("pff", (1, 8, 8), model="mlp", **{"model.width": "0.02", "model.depth": "1"})
+    run = run_of("pff", (1, 8, 8), model="mlp", **{"model.hidden": "16"})
     assert written("pt2", run, "last", tmp_path)[2] < 1e-5
 
 
