@@ -134,7 +134,7 @@ def test_names_of_blocks_may_be_those_of_values_in_the_graph(tmp_path: Path) -> 
 
 
 def test_a_block_without_a_prediction_is_refused() -> None:
-    with pytest.raises(ValueError, match="--exit conv1: .*no prediction under method bp; those that do: classifier"):
+    with pytest.raises(ValueError, match=r"--exit conv1: .*no prediction under method bp; those that do: classifier"):
         exported(run_of("bp"), 0)
 
 
