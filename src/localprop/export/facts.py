@@ -15,6 +15,7 @@ from localprop.train.config import RunConfig
 from localprop.train.stored import StoredRun
 
 _OF_A_MACHINE = ("device", "threads", "feature_cache_mb", "keep", "checkpoint_every", "log", "log_every")
+_DIRECTORIES = ("weights", "curriculum")
 
 
 def describe(run: StoredRun, network: TrainedNetwork, outputs: tuple[str, ...]) -> dict[str, Any]:
@@ -59,10 +60,15 @@ def published_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings of a run without what tells of the machine and its directories."""
     settings = {name: value for name, value in config.to_dict().items() if name not in _OF_A_MACHINE}
     data = {name: value for name, value in settings["data"].items() if name != "root"}
-    return settings | {"data": data | {"name": published_data(config.data.name)}}
+    named = {name: _last_part(settings[name]) for name in _DIRECTORIES if name in settings}
+    return settings | named | {"data": data | {"name": published_data(config.data.name)}}
 
 
 def published_data(name: str) -> str:
     """Return the name of a data set; of a directory its last part alone."""
     scheme, colon, directory = name.partition(":")
-    return name if name in CATALOGUE or not colon else f"{scheme}:{os.path.basename(os.path.abspath(directory))}"
+    return name if name in CATALOGUE or not colon else f"{scheme}:{_last_part(directory)}"
+
+
+def _last_part(directory: str) -> str:
+    return os.path.basename(os.path.abspath(directory))
