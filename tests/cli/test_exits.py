@@ -58,7 +58,8 @@ def test_exits__measures_blocks_thresholds_and_time(run: Path, capsys: pytest.Ca
     assert content["whole"]["threshold"] is None
     assert [row["error"] for row in content["blocks"]] == final["layer_errors"]
     assert [row["block"] for row in content["blocks"]] == ["conv1", "conv2", "classifier"]
-    assert content["blocks"][-1]["agreement"] == 100
+    assert content["blocks"][-1]["agreement"] == content["blocks"][-1]["stays_right"] == 100
+    assert sum(row["share"] for row in content["agreements"]) == pytest.approx(100)
     assert content["validation_images"] == content["test_images"] == 192
     flops = [row["flops"] for row in content["blocks"]]
     assert flops == sorted(flops)

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 def print_exits(found: Row) -> None:
     """Print what `localprop.train.exits.exits_run` found, on standard output."""
     console = Console(width=None if sys.stdout.isatty() else 100)
-    for table in (_blocks_table(found), _sweep_table(found)):
+    for table in (_blocks_table(found), _agreements_table(found), _sweep_table(found)):
         console.print(table)
 
 
@@ -39,14 +39,16 @@ def _table(title: str, caption: str, headers: Sequence[str], rows: Sequence[Sequ
 def _blocks_table(found: Row) -> Table:
     return _table(
         f"exits of {found['method']}, {found['test_images']} test images",
-        f"error, agreement with the network's answer and expected calibration error (ECE) in %;\n"
+        f"error, agreement with the network's answer, share of what it has right that all later blocks have right too\n"
+        f"(stays right) and expected calibration error (ECE) in %; "
         f"temperatures fitted on {found['validation_images']} held-out images, {NONE} where there is no best one",
-        ("block", "error", "agreement", "T", "ECE", "ECE at T", "flops", "of the whole"),
+        ("block", "error", "agreement", "stays right", "T", "ECE", "ECE at T", "flops", "of the whole"),
         [
             (
                 row["block"],
                 f"{row['error']:.2f}",
                 f"{row['agreement']:.2f}",
+                NONE if row["stays_right"] is None else f"{row['stays_right']:.2f}",
                 NONE if row["temperature"] is None else f"{row['temperature']:.3g}",
                 f"{row['calibration_error']:.2f}",
                 f"{row['calibrated_error']:.2f}",
@@ -55,6 +57,15 @@ def _blocks_table(found: Row) -> Table:
             )
             for row in found["blocks"]
         ],
+    )
+
+
+def _agreements_table(found: Row) -> Table:
+    return _table(
+        "how many exits say what the network says",
+        "share of the test images, and the network's error on them, in %",
+        ("exits", "share", "error"),
+        [(str(row["exits"]), f"{row['share']:.2f}", f"{row['error']:.2f}") for row in found["agreements"]],
     )
 
 

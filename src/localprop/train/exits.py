@@ -16,6 +16,7 @@ from torch import Tensor
 from localprop.bench.measure import WARM_UP_ROUNDS, in_rounds, timed
 from localprop.data.store import ImageSet
 from localprop.functional.calibration import MEASURES, Measure, expected_calibration_error, fit_temperature
+from localprop.infer.agreement import agreements, stays_right
 from localprop.infer.evaluate import percent
 from localprop.infer.exits import ExitPolicy, check_early_exits, predict_early
 from localprop.infer.sweep import Outcome, Recorded, Sweep, cheapest, count_arithmetic, record_exits, spread
@@ -130,6 +131,7 @@ def _measured(
         "chosen": rows[1],
         "sweep": rows[2:],
         "blocks": _block_rows(rule, recorded, temperatures, on_test),
+        "agreements": agreements(_predicted(recorded), recorded.y),
     }
 
 
@@ -149,7 +151,8 @@ def _block_rows(
     """Describe every block that makes a prediction, on the test images; the last by the network's answer."""
     y, total = recorded.y, len(recorded.y)
     answer = recorded.answer.argmax(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kept = iter(stays_right(_predicted(recorded), y))
     for index, logits in enumerate(recorded.exits):
         if logits is None:
             continue
@@ -162,6 +165,7 @@ def _block_rows(
                 "block": rule.net.names[index],
                 "error": percent(int((predicted != y).sum()), total),
                 "agreement": percent(int((predicted == answer).sum()), total),
+                "stays_right": next(kept),
                 "temperature": temperature,
                 "calibration_error": 100 * before,
                 "calibrated_error": 100 * after,
@@ -170,6 +174,10 @@ def _block_rows(
             }
         )
     return rows
+
+
+def _predicted(recorded: Recorded) -> Tensor:
+    return torch.stack([logits.argmax(1) for logits in recorded.exits if logits is not None])
 
 
 def _outcome_row(
