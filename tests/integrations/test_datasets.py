@@ -125,7 +125,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "no dataset": (lambda: [1, 2], "must be a datasets.DatasetDict, got a list"),
     "no test split": (
         lambda: parts(pair(pictures()), validation=pair(pictures())["train"]),
-        r"no split 'test' but \['train', 'validation'\]; .*test=",
+        r"no split 'test' but \['train', 'validation'\]; rename one, .*test=",
     ),
     "empty": (lambda: parts(pair(pictures()), test=pair(pictures())["test"].select([])), "split test .* is empty"),
     "unlabelled": (lambda: pair(pictures(), labels=[0, 1, -1, 0] * 2), r"row 2, has the label -1, .*filter\("),

@@ -76,7 +76,10 @@ def read_saved(directory: Path, image_size: int | None) -> Splits:
         saved = datasets.load_from_disk(str(directory))
     except Exception as error:  # nearly any type, on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{directory} cannot be read ({reason}); name what DatasetDict.save_to_disk wrote") from error
+        raise DataError(
+            f"{directory} cannot be read ({reason}); name what DatasetDict.save_to_disk wrote; a dataset of the "
+            "Hub must be saved first"
+        ) from error
     return _splits(saved, str(directory), image=None, label=None, names=("train", "test"), image_size=image_size)
 
 
@@ -102,8 +105,8 @@ def _splits(
     for name in names:
         if not isinstance(dataset.get(name), datasets.Dataset):
             raise DataError(
-                f"{origin} has no split {name!r}{nearest(name, map(str, dataset))} but {list(dataset)}; name those to "
-                "train and test on by train= and test=, or make them by train_test_split(test_size=0.2)"
+                f"{origin} has no split {name!r}{nearest(name, map(str, dataset))} but {list(dataset)}; rename one, "
+                "make it by train_test_split(test_size=0.2), or from Python say which to take by train= and test="
             )
     train, test = (_encoded(dataset[name], f"split {name} of {origin}", image, label) for name in names)
     return decoded([train], test, size=image_size)
@@ -165,8 +168,8 @@ def _column(split: Dataset, origin: str, role: str, wanted: str | None, kind: ty
     if len(candidates) != 1:
         several = f"several columns of type {kind.__name__}, {candidates}" if candidates else f"the columns {columns}"
         raise DataError(
-            f"{origin} has {several}; say which is the {role}, as {role}={(candidates or columns)[0]!r}, or rename it "
-            f"to {role!r}"
+            f"{origin} has {several}; rename the {role} to {role!r}, or from Python say which it is, as "
+            f"{role}={(candidates or columns)[0]!r}"
         )
     return str(candidates[0])
 
