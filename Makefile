@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 
 # The tools of contributors and the optional sinks on top of it.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,tensorboard,wandb]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,tensorboard,wandb]'
 	touch $@
 
 demo: $(VENV)/installed  ## train backprop and four local methods on real images; print one table
@@ -41,8 +41,11 @@ types: $(VENV)/installed-dev
 
 check: lint types test
 
-docs: $(VENV)/installed-dev  ## run every command and code block of the documentation
-	$(BIN)/python -m pytest -q tests/unit/test_docs.py
+docs: $(VENV)/installed-dev  ## the documentation as a site in build/site; its links and its API page must hold
+	rm -rf build/site-source
+	mkdir -p build/site-source
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs benchmarks examples build/site-source
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed  ## the committed benchmark on MNIST; needs LOCALPROP_DATA
 	$(BIN)/localprop compare --methods bp,dcl,dcl-s,dcl-ld,dcl-cosine,feat,pred --model fc --data mnist \

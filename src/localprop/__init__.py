@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from localprop import data, methods, models, objectives, rules
+    from localprop.infer.load import load
     from localprop.methods import Method
     from localprop.network import LocalNetwork
     from localprop.objectives import Objective
@@ -26,6 +27,7 @@ __all__ = [
     "Objective",
     "Rule",
     "data",
+    "load",
     "methods",
     "models",
     "objectives",
@@ -43,6 +45,7 @@ _HOMES = {
     "Method": "methods",
     "Objective": "objectives",
     "Rule": "rules",
+    "load": "infer.load",
     "split": "splitting",
 }
 

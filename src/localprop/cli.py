@@ -18,6 +18,7 @@ from localprop.commands.bench import BENCH
 from localprop.commands.catalogues import CITE, DATA, METHODS, MODELS
 from localprop.commands.exits import EXITS
 from localprop.commands.explain import EXPLAIN
+from localprop.commands.export import EXPORT
 from localprop.commands.predict import EVALUATE, PREDICT
 from localprop.commands.train import COMPARE, TRAIN
 from localprop.errors import nearest
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "predict": PREDICT,
     "explain": EXPLAIN,
     "exits": EXITS,
+    "export": EXPORT,
 }
 
 

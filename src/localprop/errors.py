@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 from collections.abc import Iterable
 
@@ -17,6 +18,27 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         return ""
     [closest] = difflib.get_close_matches(name, spellings[matches[0]], n=1, cutoff=0.0)
     return f" (did you mean {closest!r}?)"
+
+
+def check_installed(what: str, packages: Iterable[str], extra: str) -> None:
+    """Refuse to begin what needs packages that are missing.
+
+    Args:
+        what: What needs them, as the user asked for it.
+        packages: Names to import.
+        extra: The extra of localprop that they belong to.
+
+    Raises:
+        ValueError: Names the missing ones and how to install them.
+    """
+    missing = []
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise ValueError(f"{what}: needs {', '.join(missing)}; install with: pip install 'localprop[{extra}]'")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -22,7 +22,7 @@ from localprop.cli import main
 from localprop.data import CATALOGUE
 from localprop.train import stored
 
-DICTIONARY = {"embeddings", "confusion", "saliency"}
+DICTIONARY = {"embeddings", "embeddings-over-training", "confusion", "saliency"}
 
 
 def train(directory: Path, method: str, *words: str) -> Path:
@@ -179,7 +179,7 @@ def test_explain__mistakes_are_one_line(
 def test_explain__of_few_images_skips_what_needs_more(dcl: Path, tmp_path: Path) -> None:
     assert main(["explain", str(dcl), "--images", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "explain.json").read_text())
-    assert set(found["analyses"]) == {"filters", "embeddings", "confusion", "saliency", "memorisation"}
+    assert set(found["analyses"]) == {*DICTIONARY, "filters", "memorisation"}
     chosen = ["--images", "5", "--only", "collapse,cka,probes,information,gradients"]
     assert main(["explain", str(dcl), *chosen, "--out", str(tmp_path)]) == 0
 

@@ -34,7 +34,8 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (32, 32, 3)}
 COMPARES = DOCS / "guide" / "train.md"
 """The one page whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
-PROCESSES = {DOCS / "guide" / f"{name}.md" for name in ("what-a-step-costs", "what-a-layer-knows", "early-exits")}
+MEASURED = ("what-a-step-costs", "what-a-layer-knows", "early-exits", "export")
+PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURED}
 """Pages whose every command measures something; tests of the command line run the same commands."""
 OPTIONAL = {"wandb", "tensorboard"}
 

@@ -17,11 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import localprop.record
 from localprop.record import (
+    Picture,
+    Points,
     Recorder,
     RecordError,
     make_console,
@@ -508,3 +512,65 @@ def test_wandb_that_cannot_start_gives_one_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(ValueError, match=r"^log 'wandb' could not start a run: api_key not configured; set"):
         sinks_from(["wandb"], tmp_path)
+
+
+def exhibited() -> list[Picture | Points]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 1, 6, 6, generator=generator)
+    return [
+        Picture("filters of the first layer", torch.rand(3, 9, 7, generator=generator)),
+        Points("label embeddings, shared", torch.randn(3, 4, generator=generator), ["a", "b\tc\nd", "<b>é"], None),
+        Points("features of conv2", torch.randn(5, 4, generator=generator), list("abcab"), images),
+    ]
+
+
+def test_tensorboard_shows_pictures_and_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    picture, labels, features = exhibited()
+    for again in (False, True):  # a resumed run shows a step again
+        with Recorder(tmp_path / "metrics.jsonl", sinks_from(["tensorboard"], tmp_path)) as recorder:
+            assert recorder.shows
+            for exhibit in (picture, labels, features):
+                recorder.show(exhibit, 10)
+            if not again:
+                recorder.show(labels, 20)
+    assert capsys.readouterr().out == ""
+    directory = tmp_path / "tensorboard"
+    events = accumulator.EventAccumulator(str(directory)).Reload()
+    (shown, *_) = events.Images(picture.name)
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        assert image.size == (7, 9)
+        np.testing.assert_allclose(np.asarray(image) / 255, picture.pixels.permute(1, 2, 0), atol=1 / 255)
+    for exhibit, tag in ((labels, "label-embeddings-shared"), (features, "features-of-conv2")):
+        place = directory / "00010" / tag
+        vectors = np.loadtxt(place / "tensors.tsv", delimiter="\t", ndmin=2)
+        np.testing.assert_allclose(vectors, exhibit.vectors, rtol=1e-5)
+        assert len((place / "metadata.tsv").read_text(encoding="utf-8").splitlines()) == len(exhibit.labels)
+    assert Image.open(directory / "00010" / "features-of-conv2" / "sprite.png").size == (18, 18)
+    assert "label-embeddings-shared" in (directory / "projector_config.pbtxt").read_text()
+
+
+WANDB_SHOW = """
+import pathlib, sys
+from localprop.record import sinks_from
+from tests.unit.test_record import exhibited
+(sink,) = sinks_from(["wandb"], pathlib.Path(sys.argv[1]))
+for exhibit in exhibited():
+    sink.show(exhibit, 10)
+sink.close()
+"""
+
+
+def test_wandb_shows_pictures_and_points_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    done = run_python(WANDB_SHOW, tmp_path, HOME=str(tmp_path / "home"), PYTHONPATH=str(Path(__file__).parents[2]))
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert [path.suffix for path in run.glob("files/media/images/filters*")] == [".png"]
+    _, labels, features = exhibited()
+    for exhibit in (labels, features):
+        (file,) = run.glob(f"files/media/table/{exhibit.name}*.table.json")
+        table = json.loads(file.read_text(encoding="utf-8"))
+        assert [row[0] for row in table["data"]] == list(exhibit.labels)
+        np.testing.assert_allclose([row[-4:] for row in table["data"]], exhibit.vectors, rtol=1e-6)
+        assert table["columns"][-4:] == ["x0", "x1", "x2", "x3"]

@@ -13,7 +13,6 @@ from localprop.analysis.embeddings import (
     t_sne,
 )
 from localprop.analysis.explain import ANALYSES, explain_run
-from localprop.analysis.filters import filter_images, first_layer
 from localprop.analysis.gradients import compare_gradients, gradient_cosine
 from localprop.analysis.information import Information, gaussian_information, label_information
 from localprop.analysis.probes import Probe, linear_probe
@@ -21,6 +20,7 @@ from localprop.analysis.retained import reconstructed_share
 from localprop.analysis.saliency import saliency_maps, top_labels
 from localprop.analysis.subject import BlockFeatures, Finding, Subject, block_features, load_subject
 from localprop.analysis.super_labels import SuperLabelErrors, super_label_errors
+from localprop.functional.filters import filter_images, first_layer
 
 __all__ = [
     "ANALYSES",

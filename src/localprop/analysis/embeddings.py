@@ -15,6 +15,8 @@ from torch import Tensor
 from localprop.analysis.checks import check_features, check_target
 from localprop.analysis.figures import matrix_figure, scatter_figure
 from localprop.analysis.subject import Finding, Subject
+from localprop.functional.dictionary import effective_rank
+from localprop.train.rows import dictionaries
 
 _FEW_CLASSES = 12
 
@@ -65,27 +67,23 @@ def cosine_matrix(embeddings: Tensor) -> Tensor:
 def spectrum(embeddings: Tensor) -> Spectrum:
     """Measure the lengths of embeddings, and how many directions they take up.
 
-    Effective rank = exp(-sum_k p_k log p_k), p_k = s_k / sum_j s_j, s the singular values of T.
+    For the effective rank see `localprop.functional.dictionary.effective_rank`.
 
     Args:
         embeddings: T, at least two. Shape (Z, C).
 
     Raises:
         ValueError: Fewer than two embeddings, numbers that are not finite, or all of them zero.
-
-    References: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
     """
     cosines = cosine_matrix(embeddings)
-    t = embeddings.detach().double()
-    singular = torch.linalg.svdvals(t)
-    if float(singular[0]) == 0:
+    rank = effective_rank(embeddings)
+    if not rank:
         raise ValueError("embeddings: are all zero, so they have no direction; train the dictionary first")
-    p = singular / singular.sum()
-    norms = t.norm(dim=1)
+    norms = embeddings.detach().double().norm(dim=1)
     return Spectrum(
         float(norms.mean()),
         float(norms.std(correction=0)),
-        math.exp(float(torch.special.entr(p).sum())),
+        rank,
         float(_pairs(cosines).mean()),
     )
 
@@ -186,22 +184,18 @@ def t_sne(embeddings: Tensor, *, perplexity: float = 15.0, seed: int = 0) -> Ten
 
 
 def dictionaries_of_run(subject: Subject) -> dict[str, Tensor]:
-    """Return the run's dictionaries: "shared", or one a block by its name. Several embeddings of a class are averaged.
+    """Return the run's dictionaries: "shared" by several blocks, or a block's by its name.
+
+    Several embeddings of a class are averaged.
 
     Raises:
         ValueError: The method has no label embeddings.
     """
-    found = subject.dictionaries()
-    owners: dict[int, list[int]] = {}
-    for block, objective in found.items():
-        owners.setdefault(id(objective.dictionary), []).append(block)
-    named = {}
-    for blocks in owners.values():
-        dictionary = found[blocks[0]].dictionary
-        t = dictionary.embeddings.detach().cpu()
-        name = "shared" if len(owners) == 1 else subject.names[blocks[0]]
-        named[name] = t.view(-1, dictionary.embeddings_per_class, t.shape[1]).mean(1)
-    return named
+    subject.dictionaries()
+    return {
+        name: dictionary.embeddings.detach().cpu().view(-1, dictionary.embeddings_per_class, dictionary.width).mean(1)
+        for name, dictionary in dictionaries(subject.rule).items()
+    }
 
 
 def embeddings_of_run(subject: Subject) -> Finding:
@@ -210,21 +204,21 @@ def embeddings_of_run(subject: Subject) -> Finding:
     Purity is measured where the data have super-classes; t-SNE is made where scikit-learn is installed and there are
     more than 12 classes.
     """
-    dictionaries = dictionaries_of_run(subject)
+    named = dictionaries_of_run(subject)
     groups = subject.data.super_of
     rows: list[dict[str, Any]] = []
-    for name, t in dictionaries.items():
+    for name, t in named.items():
         row: dict[str, Any] = {"dictionary": name, "classes": len(t), "width": t.shape[1], **asdict(spectrum(t))}
         if groups:
             smallest = min(groups.count(group) for group in groups)
             row |= asdict(neighbourhood(t, groups, neighbours=max(1, smallest - 1)))
         rows.append(row)
-    t = next(iter(dictionaries.values()))
+    t = next(iter(named.values()))
     layout, shares = principal_components(t)
     details: dict[str, Any] = {
         "classes": list(subject.run.facts.class_names),
         "super_of": list(groups),
-        "cosines": {name: cosine_matrix(each) for name, each in dictionaries.items()},
+        "cosines": {name: cosine_matrix(each) for name, each in named.items()},
         "principal_components": layout,
         "explained_variance": shares,
         "t_sne": None,

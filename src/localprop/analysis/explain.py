@@ -16,6 +16,7 @@ from localprop.analysis.embeddings import embeddings_figure, embeddings_of_run
 from localprop.analysis.filters import filters_figure, filters_of_run
 from localprop.analysis.gradients import gradients_figure, gradients_of_run
 from localprop.analysis.memorisation import memorisation_figure, memorisation_of_run
+from localprop.analysis.over_training import embeddings_over_training_figure, embeddings_over_training_of_run
 from localprop.analysis.probes import probes_figure, probes_of_run
 from localprop.analysis.retained import information_figure, information_of_run
 from localprop.analysis.saliency import saliency_figure, saliency_of_run
@@ -49,6 +50,11 @@ ANALYSES: Mapping[str, Analysis] = {
     "memorisation": Analysis("errors on images seen and unseen, percent", memorisation_of_run, memorisation_figure),
     "information": Analysis("what blocks retain of class, nuisance and image", information_of_run, information_figure),
     "embeddings": Analysis("label embeddings, their size, spread and neighbours", embeddings_of_run, embeddings_figure),
+    "embeddings-over-training": Analysis(
+        "length and spread of label embeddings over training",
+        embeddings_over_training_of_run,
+        embeddings_over_training_figure,
+    ),
     "confusion": Analysis("confusion of classes against likeness of embeddings", confusion_of_run, confusion_figure),
     "saliency": Analysis("where blocks see labels in test images", saliency_of_run, saliency_figure),
     "super-labels": Analysis("errors in super-classes, percent", super_labels_of_run, super_labels_figure),

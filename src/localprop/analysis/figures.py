@@ -46,6 +46,29 @@ def depth_figure(blocks: Sequence[str], panels: Mapping[str, Mapping[str, Curve]
     return figure
 
 
+def series_figure(x_label: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Draw numbers over time, a panel a quantity, side by side.
+
+    Args:
+        x_label: What time is measured in.
+        panels: Axis label -> (name of the curve -> pairs of time and number).
+    """
+    figure = Figure(figsize=(3.6 * len(panels), 0.4 + PANEL_INCHES), layout="constrained")
+    for ax, (label, curves) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
+        for number, (name, points) in enumerate(curves.items()):
+            ax.plot(
+                *zip(*points, strict=True), color=_COLORS[number % len(_COLORS)], marker="o", markersize=4, label=name
+            )
+        ax.set_xlabel(x_label, fontsize=FONT)
+        ax.set_ylabel(label, fontsize=FONT)
+        ax.grid(axis="y", color="0.9", linewidth=0.8)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=FONT)
+        if len(curves) > 1:
+            ax.legend(fontsize=FONT - 1, frameon=False)
+    return figure
+
+
 def matrix_figure(
     matrix: Sequence[Sequence[float | None]],
     rows: Sequence[str],

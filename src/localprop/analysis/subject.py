@@ -17,16 +17,12 @@ from localprop.functional.pooling import average_positions, pool_to_budget, stan
 from localprop.functional.precision import at_least_single
 from localprop.objectives.dictionary import DictionaryContrast
 from localprop.rules import Rule
-from localprop.rules.forward_forward import ForwardForward
-from localprop.rules.predictive import PredictiveForwardForward
-from localprop.rules.self_supervised import GreedyPatches
 from localprop.seed import derive
 from localprop.train.assemble import evaluation_pairs
 from localprop.train.evaluate import load_data_of
 from localprop.train.stored import StoredRun, load_run
 
 POOLED_FEATURES = 1024
-_NOT_A_CHAIN = (ForwardForward, PredictiveForwardForward, GreedyPatches)
 
 
 @dataclass(frozen=True)
@@ -168,7 +164,7 @@ def check_chain(rule: Rule, name: str) -> None:
     Raises:
         ValueError: It is one, with its `name`.
     """
-    if isinstance(rule, _NOT_A_CHAIN):
+    if not rule.is_chain:
         raise ValueError(
             f"{name}: its blocks read labelled inputs, normalised borders or patches, so what they make of an image "
             "alone is not what they were trained on"

@@ -93,3 +93,19 @@ def orthogonal_embeddings(num_embeddings: int, width: int, norm: float) -> Tenso
             "use 'normal', or a larger dictionary_width"
         )
     return norm * torch.nn.init.orthogonal_(torch.empty(num_embeddings, width))
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """Return how many directions embeddings take up: exp(-sum_k p_k log p_k), p_k = s_k / sum_j s_j.
+
+    Args:
+        embeddings: T, with the singular values s. Shape (Z, C).
+
+    Returns:
+        At least 1, at most min(Z, C); 0 if T is zero.
+
+    References: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+    """
+    singular = torch.linalg.svdvals(embeddings.detach().double())
+    total = singular.sum()
+    return math.exp(float(torch.special.entr(singular / total).sum())) if total > 0 else 0.0

@@ -90,7 +90,7 @@ def average_chunks(h: Tensor, chunks: int) -> Tensor:
         raise ValueError(f"chunks: must divide the feature width {h.shape[1]}, got {chunks}")
     if chunks == 1:
         return average_positions(h)
-    return average_positions(h.reshape(len(h), chunks, -1), channel_axis=-1)
+    return average_positions(h.reshape(h.shape[0], chunks, -1), channel_axis=-1)
 
 
 def standard_layout(h: Tensor, channel_axis: int) -> Tensor:
@@ -199,7 +199,7 @@ def as_map(h: Tensor) -> Tensor:
         return h[:, :, None, None]
     if h.dim() == 3:
         height, width = _grid(h.shape[1])
-        return h[:, -height * width :].transpose(1, 2).reshape(len(h), h.shape[2], height, width)
+        return h[:, -height * width :].transpose(1, 2).reshape(h.shape[0], h.shape[2], height, width)
     return h.flatten(2, -2)
 
 

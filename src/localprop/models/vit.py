@@ -38,7 +38,7 @@ class Positions(nn.Module):
             ValueError: There are more tokens than positions, or fewer.
         """
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         if tokens.shape[1] != self.positions.shape[1]:  # a single token or position would be broadcast
             raise ValueError(f"x: positions are learned for {self.positions.shape[1]} tokens, got {tokens.shape[1]}")
         return tokens + self.positions

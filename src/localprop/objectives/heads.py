@@ -104,7 +104,7 @@ class PatchAverage(nn.Module):
         maps = as_map(h)
         patches = [maps[:, :, rows, columns] for rows in self.rows for columns in self.columns]
         features: Tensor = self.head(torch.cat(patches))
-        return features.reshape(len(patches), len(h), -1).mean(0)
+        return features.reshape(len(patches), h.shape[0], -1).mean(0)
 
 
 class PooledLinear(nn.Module):

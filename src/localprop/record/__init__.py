@@ -8,10 +8,12 @@ from pathlib import Path
 
 from localprop.errors import nearest
 from localprop.record.console import Console, make_console
-from localprop.record.recorder import Recorder, RecordError, Sink, read, scalars, truncate_after
+from localprop.record.recorder import Picture, Points, Recorder, RecordError, Sink, read, scalars, truncate_after
 
 __all__ = [
     "Console",
+    "Picture",
+    "Points",
     "RecordError",
     "Recorder",
     "Sink",

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PLACES = ("kind", "step", "epoch", "block", "name", "split")
 
@@ -18,11 +21,42 @@ class RecordError(ValueError):
     """Says in one line which record file is wrong, what is wrong with it, and what to do."""
 
 
+class Picture(NamedTuple):
+    """A picture for live loggers.
+
+    Attributes:
+        name: What it shows.
+        pixels: In [0, 1]. Shape (C, H, W), C of 1 or 3.
+    """
+
+    name: str
+    pixels: Tensor
+
+
+class Points(NamedTuple):
+    """Points in a space of many dimensions, for live loggers that let one look around in it.
+
+    Attributes:
+        name: What they are.
+        vectors: Shape (N, D), float32.
+        labels: A word a point.
+        images: A picture a point, in [0, 1], or None. Shape (N, C, H, W).
+    """
+
+    name: str
+    vectors: Tensor
+    labels: Sequence[str]
+    images: Tensor | None
+
+
 class Sink(Protocol):
     """Takes every recorded row to somewhere else."""
 
     def write(self, row: Mapping[str, object]) -> None:
         """Take one row."""
+
+    def show(self, exhibit: Picture | Points, step: int) -> None:
+        """Take a picture or points, after so many optimiser steps."""
 
     def close(self) -> None:
         """Send what is still held back."""
@@ -85,6 +119,16 @@ class Recorder:
             raise _failed("write", self._path, error) from error
         for sink in self._sinks:
             sink.write(row)
+
+    @property
+    def shows(self) -> bool:
+        """Whether anybody looks at what `show` is given."""
+        return bool(self._sinks)
+
+    def show(self, exhibit: Picture | Points, step: int) -> None:
+        """Hand a picture or points to the sinks; they are no part of the record."""
+        for sink in self._sinks:
+            sink.show(exhibit, step)
 
     def close(self) -> None:
         """Close the file and the sinks; closing twice is harmless."""

@@ -1,4 +1,4 @@
-"""Live curves in Weights & Biases."""
+"""Live curves, pictures and points in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from localprop.record.recorder import scalars
+from localprop.record.recorder import Picture, Points, scalars
 
 _logger = logging.getLogger(__name__)
 
 
 class WandbSink:
-    """Logs every number of every row.
+    """Logs every number of every row, pictures as images, and points as tables, which its 2D projector reads.
 
     WANDB_MODE decides between online and offline. Where neither it nor WANDB_API_KEY is set, the run is kept
     offline, which needs no login, and a warning says so.
@@ -63,6 +63,17 @@ class WandbSink:
         step = row["step"]
         assert isinstance(step, int)
         self._run.log(dict(scalars(row)), step=step)
+
+    def show(self, exhibit: Picture | Points, step: int) -> None:
+        """Log a picture, or points as a table of label and coordinates; tables hold no pictures."""
+        import wandb
+
+        if isinstance(exhibit, Picture):
+            self._run.log({exhibit.name: wandb.Image(exhibit.pixels)}, step=step)
+            return
+        axes = [f"x{axis}" for axis in range(exhibit.vectors.shape[1])]
+        rows = [[label, *vector.tolist()] for label, vector in zip(exhibit.labels, exhibit.vectors, strict=True)]
+        self._run.log({exhibit.name: wandb.Table(columns=["label", *axes], data=rows)}, step=step)
 
     def close(self) -> None:
         """Finish the run."""

@@ -33,6 +33,9 @@ class Final(_Record):
     parameters: Annotated[int, Field(ge=0)]
     extra_parameters: Annotated[int, Field(ge=0)]
     train_seconds: Annotated[float, Field(ge=0)]
+    weights_sha256: str | None = None
+    block_names: tuple[str, ...] | None = None
+    test_images: int | None = None
     versions: dict[str, JsonValue]
     commit: str | None = None
     settings: dict[str, JsonValue]
@@ -92,16 +95,26 @@ def seed_directories(directory: Path, method: str) -> list[Path]:
     return sorted(seeds, key=lambda path: seeds[path])
 
 
+def read_final_of(run: Path) -> Final:
+    """Read the final record of a run.
+
+    Raises:
+        ValueError: If the file is missing or is not valid.
+    """
+    path = run / "final.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the run has not finished; resume it")
+    return _parse(Final, path.read_bytes(), str(path))
+
+
 def read_final(run: Path, method: str) -> Final:
-    """Read the final record of one run.
+    """Read the final record of one run of a comparison.
 
     Raises:
         ValueError: If the file is missing, is not valid, or speaks of another method or seed.
     """
     path = run / "final.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the run has not finished; resume it")
-    final = _parse(Final, path.read_bytes(), str(path))
+    final = read_final_of(run)
     if (final.method, f"seed-{final.seed}") != (method, run.name):
         raise ValueError(
             f"{path} is of method {final.method!r} and seed {final.seed}, but stands where method {method!r} "

@@ -29,6 +29,8 @@ class Rule(nn.Module, ABC):
         normalisation: How the inputs were made of images in [0, 1], for methods that need the images; None if the
             inputs are the images.
         autocast_dtype: Lower precision for forward passes, such as torch.bfloat16; None computes as the tensors are.
+        is_chain: Whether the first block reads the input and each other what the one before wrote; where labels or
+            patches come in between, features say little of what the blocks see.
         answers_together: Whether the network's answer reads the exits of all blocks; else the last one's alone.
 
     Example:
@@ -48,6 +50,7 @@ class Rule(nn.Module, ABC):
     """
 
     accumulates = True
+    is_chain = True
     answers_together = False
     _not_early_because = "hidden blocks make no prediction of their own"
 

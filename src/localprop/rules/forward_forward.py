@@ -63,6 +63,7 @@ class ForwardForward(Rule):
     References: Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", 2022, arXiv:2212.13345.
     """
 
+    is_chain = False
     _not_early_because = "a block's goodness takes a pass from the image for every label"
 
     def __init__(

@@ -36,7 +36,7 @@ class LabelOverlay(nn.Module):
         """Return a labelled copy of `x`, for weights (N, Z) or (Z,)."""
         x = x.clone()
         pixels = x if x.dim() > 2 else x.unsqueeze(1)
-        colours = rule.from_image(weights.expand(len(x), -1).unsqueeze(1).expand(-1, pixels.shape[1], -1))
+        colours = rule.from_image(weights.expand(x.shape[0], -1).unsqueeze(1).expand(-1, pixels.shape[1], -1))
         places: tuple[slice | Tensor, ...] = (slice(None), slice(None), *self.places)
         pixels[places] = colours
         return x

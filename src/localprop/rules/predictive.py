@@ -68,6 +68,7 @@ class PredictiveForwardForward(Chained):
     References: Ororbia and Mali, "The Predictive Forward-Forward Algorithm", 2023, arXiv:2301.01452.
     """
 
+    is_chain = False
     accumulates = False
     _not_early_because = "blocks settle together, with messages from those above, for every label"
 
@@ -195,7 +196,7 @@ class PredictiveForwardForward(Chained):
             columns = []
             for label in range(self.specs[0].num_classes):
                 states, collected = start, []
-                context = self._context(torch.full((len(x),), label, device=x.device), x)
+                context = self._context(torch.full((x.shape[0],), label, device=x.device), x)
                 for number in range(1, middle + 2):
                     states = [self._move(index, states, x, context) for index in range(len(states))]
                     if number >= middle - 1:

@@ -113,6 +113,8 @@ class GreedyPatches(Greedy):
         grid: How images are cut.
     """
 
+    is_chain = False
+
     def __init__(self, net: LocalNetwork, objectives: Sequence[Objective], grid: PatchGrid) -> None:
         super().__init__(net, objectives)
         self.grid = grid
@@ -143,7 +145,7 @@ class GreedyPatches(Greedy):
         if block == 0:
             self._check_images(x)
         h, output = super().run_block(block, self._cut(x) if block == 0 else x.flatten(0, 1))
-        grid = (len(h) // self.patches_per_image, self.patches_per_image)
+        grid = (h.shape[0] // self.patches_per_image, self.patches_per_image)
         return h.view(*grid, *h.shape[1:]), output.view(*grid, *output.shape[1:])
 
     def exit_logits(self, block: int, h: Tensor) -> Tensor | None:

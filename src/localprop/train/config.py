@@ -48,6 +48,13 @@ def config_from(flags: Mapping[str, Any], file: Path | str | None = None, *, all
     return resolve(flags, file, allow_imports=allow_imports).config
 
 
+def config_in(settings: Mapping[str, Any], file: Path, *, allow_imports: bool = False) -> RunConfig:
+    """Resolve settings that were read from a file, such as `RunConfig.to_dict` gives them; see `resolve`."""
+    problems: list[str] = []
+    layer = _settings(settings, file, problems)
+    return _resolve([layer], problems, allow_imports).config
+
+
 def resolve(flags: Mapping[str, Any], file: Path | str | None = None, *, allow_imports: bool = False) -> Resolved:
     """Resolve the settings of a run: flags before the file before the method's recipe before defaults.
 
@@ -62,8 +69,13 @@ def resolve(flags: Mapping[str, Any], file: Path | str | None = None, *, allow_i
         ConfigError: All mistakes at once.
     """
     problems: list[str] = []
+    layers = [_flags(flags), _file(None if file is None else Path(file), problems)]
+    return _resolve(layers, problems, allow_imports)
+
+
+def _resolve(layers: Sequence[_Layer], problems: list[str], allow_imports: bool) -> Resolved:
     notes: list[str] = []
-    user = _layered([_flags(flags), _file(None if file is None else Path(file), problems)], notes)
+    user = _layered(layers, notes)
     names = {**{kind: _Given(name, f"--{kind}") for kind, name in DEFAULT_NAMES.items()}, **user}
     parts = {kind: _part(kind, names[kind], allow_imports, problems) for kind in KINDS if kind in names}
     settings = {kind: part.settings for kind, part in parts.items() if part}
@@ -101,6 +113,10 @@ def _file(file: Path | None, problems: list[str]) -> _Layer:
     except ConfigError as error:
         problems += error.problems
         return {}
+    return _settings(content, file, problems)
+
+
+def _settings(content: Mapping[str, Any], file: Path, problems: list[str]) -> _Layer:
     layer: _Layer = {}
     for key, value in content.items():
         entries = {key: value}

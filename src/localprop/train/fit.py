@@ -93,6 +93,6 @@ def _train(training: Training, stream: TextIO, notes: Sequence[str]) -> None:
         with Recorder(metrics, sinks) as recorder, console, answering_signals(lambda *_: interrupted.set()):
             for note in notes:
                 console.note(note)
-            training.run(recorder.write, console, interrupted)
+            training.run(recorder, console, interrupted)
     except RecordError as error:
         raise TrainingError(f"{error}; {kept(directory)}") from error

@@ -7,9 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from localprop.functional.dictionary import effective_rank
 from localprop.infer.evaluate import Evaluation
+from localprop.objectives.dictionary import DictionaryContrast, LabelDictionary
+from localprop.rules import Rule
 from localprop.train.executor import key_name
 from localprop.types import BlockStep
+
+SHARED = "shared"
 
 
 def block_rows(
@@ -60,3 +65,36 @@ def evaluation_row(found: Evaluation, split: str, *, place: Mapping[str, object]
         "layer_errors": list(found.layer_errors),
         "ensemble_errors": dict(found.ensemble_errors),
     }
+
+
+def dictionary_rows(rule: Rule, *, place: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return one row for each dictionary of label embeddings: their mean length, and how many directions they take up.
+
+    Args:
+        rule: The rule; most have no dictionary.
+        place: The columns that say when: step and epoch.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, dictionary in dictionaries(rule).items():
+        embeddings = dictionary.embeddings.detach()
+        block = None if name == SHARED else rule.net.names.index(name)
+        rows.append(
+            {
+                "kind": "dictionary",
+                **place,
+                "block": block,
+                "name": name,
+                "mean_norm": float(embeddings.double().norm(dim=1).mean()),
+                "effective_rank": effective_rank(embeddings),
+            }
+        )
+    return rows
+
+
+def dictionaries(rule: Rule) -> dict[str, LabelDictionary]:
+    """Return the dictionaries of a rule: "shared" for one of several blocks, and else by the name of its block."""
+    owners: dict[LabelDictionary, list[str]] = {}
+    for module in rule.modules():
+        if isinstance(module, DictionaryContrast):
+            owners.setdefault(module.dictionary, []).append(module.spec.name)
+    return {names[0] if len(names) == 1 else SHARED: dictionary for dictionary, names in owners.items()}

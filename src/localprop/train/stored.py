@@ -27,6 +27,7 @@ class StoredRun:
         rule: The trained rule, in evaluation mode.
         device: Where it lies.
         step: Optimiser steps behind it.
+        directory: The run directory.
     """
 
     config: RunConfig
@@ -34,13 +35,15 @@ class StoredRun:
     rule: Rule
     device: torch.device
     step: int
+    directory: Path
 
 
-def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
+def load_run(directory: Path, *, device: str | None = None, allow_imports: bool = False) -> StoredRun:
     """Load the newest state of a run.
 
     Args:
         directory: A run directory.
+        device: Where to put it, a torch device; default the run's own.
         allow_imports: Whether import paths in its config.yaml, which execute code, may be imported.
 
     Raises:
@@ -55,8 +58,7 @@ def load_run(directory: Path, *, allow_imports: bool = False) -> StoredRun:
     if newest is None:
         raise ValueError(f"{directory}: the run has no checkpoint yet; go on training with --resume auto")
     config = config_from({}, file, allow_imports=allow_imports)
-    device = resolve_device(config.device)
-    return load_state(checkpoint.load(newest), newest, config, device)
+    return load_state(checkpoint.load(newest), newest, config, resolve_device(device or config.device))
 
 
 def load_state(
@@ -81,8 +83,9 @@ def load_state(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
+        file = source.parent.parent / "config.yaml"
         raise ValueError(
-            f"{source}: does not fit the run's config.yaml ({type(error).__name__}: {' '.join(str(error).split())}); "
-            "one of the two was changed, or written by another version of localprop"
+            f"{source}: does not fit {file} ({type(error).__name__}: {' '.join(str(error).split())}); one of the two "
+            "was changed, or written by another version of localprop"
         ) from error
-    return StoredRun(config, facts, rule.eval(), device, step)
+    return StoredRun(config, facts, rule.eval(), device, step, source.parent.parent)

@@ -18,7 +18,7 @@ from localprop.data.store import ImageSet
 from localprop.infer.ensemble import learn_weights
 from localprop.infer.evaluate import Evaluation, evaluate
 from localprop.network import in_mode
-from localprop.record import Console
+from localprop.record import Console, Recorder
 from localprop.seed import derive
 from localprop.train import checkpoint, random_state
 from localprop.train.assemble import (
@@ -38,10 +38,11 @@ from localprop.train.config import RunConfig
 from localprop.train.curriculum import curriculum_order
 from localprop.train.directory import kept
 from localprop.train.errors import Interrupted, TrainingError
+from localprop.train.exhibits import exhibits
 from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
 from localprop.train.phases import Borders, Stretch, plan, step_in
-from localprop.train.rows import block_rows, evaluation_row
+from localprop.train.rows import block_rows, dictionary_rows, evaluation_row
 from localprop.train.weights import starting_network
 from localprop.types import BlockStep
 
@@ -96,11 +97,11 @@ class Training:
         self._unchecked: list[tuple[int, BlockStep]] = []
         self._unsettled = 0
 
-    def run(self, write: Write, console: Console, interrupted: threading.Event) -> None:
+    def run(self, recorder: Recorder, console: Console, interrupted: threading.Event) -> None:
         """Train from the present step to the end.
 
         Args:
-            write: Takes the rows of metrics.
+            recorder: Takes the rows of metrics.
             console: Shows the progress.
             interrupted: Set from outside to stop after the step under way.
 
@@ -114,7 +115,7 @@ class Training:
         if not self._restored:
             self._timed(lambda: self.borders.after(0))
             if self.total_steps == 0:
-                self._evaluate(write, console)
+                self._evaluate(recorder, console)
                 self._save()
         while self.step < self.total_steps:
             if self.borders.at(self.step) is not self._stretch:
@@ -128,9 +129,9 @@ class Training:
             at_epoch = self.step % self.steps_per_epoch == 0
             if at_epoch or self.step % config.log_every == 0:
                 self._check_losses()
-                self._record_step(write, console, steps, y)
+                self._record_step(recorder.write, console, steps, y)
             if at_epoch:
-                self._evaluate(write, console)
+                self._evaluate(recorder, console)
             due = at_epoch if config.checkpoint_every is None else self.step % config.checkpoint_every == 0
             if due or interrupted.is_set() or self.step == self.total_steps:
                 self._save()
@@ -232,12 +233,20 @@ class Training:
         epoch = self.step / self.steps_per_epoch
         console.step(self.step, epoch=epoch, loss=last["loss"], images_per_second=speed, error=last["error"])
 
-    def _evaluate(self, write: Write, console: Console) -> None:
+    def _evaluate(self, recorder: Recorder, console: Console) -> None:
+        write = recorder.write
         # Without held-out images the test errors are followed over training; nothing is ever chosen by them.
         if self.validation is not None:
             self._evaluate_on("validation", self.validation, write, console)
         if self.validation is None or self.step == self.total_steps:
             self._evaluate_test(write, console)
+        for row in dictionary_rows(self.rule, place=self._place()):
+            write(row)
+        if recorder.shows:
+            unseen = self.images.test if self.validation is None else self.validation
+            with in_mode(self.rule, training=False):
+                for exhibit in exhibits(self.rule, unseen, self.facts, self.device):
+                    recorder.show(exhibit, self.step)
 
     def _evaluate_test(self, write: Write, console: Console) -> None:
         if self.validation is not None:
