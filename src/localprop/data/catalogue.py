@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from localprop.data import backgrounds, hierarchical, sources
+from localprop.data import backgrounds, hierarchical, hugging_face, sources
 from localprop.data.augment import Augmentation
 from localprop.data.entries import CATALOGUE, DataEntry
-from localprop.data.store import DataError, ImageData, ImageSet, channel_statistics, check_statistics
+from localprop.data.store import DataError, ImageData, ImageSet, check_statistics
 
 _DIRECTORIES: dict[str, Callable[[Path, int | None], sources.Splits]] = {
     "folder": sources.read_folder,
     "parquet": sources.read_parquet_directory,
+    "hf": hugging_face.read_saved,
 }
 
 _GENERATORS: dict[str, Callable[[sources.Splits, int, int], sources.Splits]] = {
@@ -42,8 +44,8 @@ def load(
     """Load a data set by name.
 
     Args:
-        name: A name of `CATALOGUE`, folder:DIR (DIR/train/CLASS/*, DIR/test/CLASS/*) or parquet:DIR (one
-            *-train.parquet, one *-test.parquet).
+        name: A name of `CATALOGUE`, folder:DIR (DIR/train/CLASS/*, DIR/test/CLASS/*), parquet:DIR (one
+            *-train.parquet, one *-test.parquet) or hf:DIR (saved by Hugging Face `datasets`).
         root: Where named sets are looked for; else $LOCALPROP_DATA, else the user cache.
         image_size: Pixels a side to resize all images to; None keeps their size.
         mean: Mean of every channel, pixels scaled to 0..1; None takes the training images'.
@@ -80,27 +82,10 @@ def load(
         splits = _read_directory(name, image_size)
     if root is not None and (entry is None or entry.torchvision_name is None):
         warnings.warn(f"data.root is ignored: {name} is not looked for under it", UserWarning, stacklevel=2)
-    if mean is None or std is None:
-        own_mean, own_std = channel_statistics(splits.train.images)
-        if std is None and min(own_std) < 1e-9:  # rounding leaves a constant channel just above 0
-            raise DataError(f"the training images of {name} have a constant channel; pass std, such as 1 for it")
-        mean = own_mean if mean is None else mean
-        std = own_std if std is None else std
-    train = splits.train
     if random_labels:
-        train = train.with_random_labels(random_labels, len(splits.class_names), seed=0)
-    data = ImageData(
-        name=name,
-        train=train,
-        test=splits.test,
-        class_names=splits.class_names,
-        mean=tuple(mean),
-        std=tuple(std),
-        augmentation=augmentation,
-        super_names=splits.super_names,
-        super_of=splits.super_of,
-        classes_per_batch=classes_per_batch,
-    )
+        noisy = splits.train.with_random_labels(random_labels, len(splits.class_names), seed=0)
+        splits = replace(splits, train=noisy)
+    data = splits.as_data(name, mean=mean, std=std, augmentation=augmentation, classes_per_batch=classes_per_batch)
     return data if image_size is None else data.resized(image_size)
 
 

@@ -25,7 +25,7 @@ class EncodedSet:
     """Holds images as they stand in files, one or more.
 
     Attributes:
-        origin: The file or directory that they come from.
+        origin: The file or directory that they come from, or what else an error calls it.
         sources: Every image: its bytes, or its own file.
         labels: Class indices, int64.
         class_names: Names of the classes where the origin gives them.
@@ -36,7 +36,7 @@ class EncodedSet:
         DataError: There are no images.
     """
 
-    origin: Path
+    origin: Path | str
     sources: Sequence[bytes | Path]
     labels: Tensor
     class_names: tuple[str, ...] | None
@@ -113,30 +113,45 @@ def read_parquet(path: Path) -> EncodedSet:
     for column in ("image", "label"):
         if column not in table.column_names:
             raise DataError(f"{path} has no column {column!r} but {table.column_names}; rename the column")
-    images = table.column("image").combine_chunks()
+    return from_table(table, path)
+
+
+def from_table(table: pa.Table, origin: Path | str, *, image: str = "image", label: str = "label") -> EncodedSet:
+    """Take encoded images and their labels out of a table.
+
+    Args:
+        table: Holds the columns, and coarse_label if there are groups of classes.
+        origin: What an error calls the table.
+        image: The column of images, {bytes, path} or bytes.
+        label: The column of class indices.
+
+    Raises:
+        DataError: A column is of another type, or has gaps.
+    """
+    images = table.column(image).combine_chunks()
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
         images = pc.struct_field(images, "bytes")
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise DataError(
-            f"{path} holds {images.type} in column 'image'; it must be encoded images, as bytes or {{bytes, path}}"
+            f"{origin} holds {images.type} in column {image!r}; it must be encoded images, as bytes or {{bytes, path}}"
         )
     integers = {
-        name: table.column(name).combine_chunks() for name in ("label", "coarse_label") if name in table.column_names
+        name: table.column(name).combine_chunks() for name in (label, "coarse_label") if name in table.column_names
     }
     for column, values in integers.items():
         if not pa.types.is_integer(values.type):
-            raise DataError(f"{path} holds {values.type} in column {column!r}; it must be class indices, int64")
-    for column, values in {"image": images, **integers}.items():
+            raise DataError(f"{origin} holds {values.type} in column {column!r}; it must be class indices, int64")
+    for column, values in {image: images, **integers}.items():
         if values.null_count:
             row = values.is_null().to_pylist().index(True)
-            raise DataError(f"{path}, row {row}, has no {column}; fill it in or leave the row out")
+            raise DataError(f"{origin}, row {row}, has no {column}; fill it in or leave the row out")
     labels = {name: torch.from_numpy(v.to_numpy(zero_copy_only=False).astype(np.int64)) for name, v in integers.items()}
     return EncodedSet(
-        path,
+        origin,
         images.to_pylist(),
-        labels["label"],
-        _class_names(table.schema.metadata, "label"),
-        labels.get("coarse_label"),
+        labels[label],
+        _class_names(table.schema.metadata, label),
+        labels.get("coarse_label") if label != "coarse_label" else None,
         _class_names(table.schema.metadata, "coarse_label"),
     )
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from localprop.data.augment import Augmentation
 from localprop.data.entries import DataEntry
 from localprop.data.files import EncodedSet, read_class_folders, read_parquet
 from localprop.data.idx import read_idx
-from localprop.data.store import DataError, ImageSet, check_labels
+from localprop.data.store import DataError, ImageData, ImageSet, channel_statistics, check_labels
 
 EMBEDDED = "fashion-mini.idx.xz"
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
@@ -33,6 +34,39 @@ class Splits:
     class_names: tuple[str, ...]
     super_names: tuple[str, ...] = ()
     super_of: tuple[int, ...] = ()
+
+    def as_data(
+        self,
+        name: str,
+        *,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        augmentation: Augmentation,
+        classes_per_batch: int | None = None,
+    ) -> ImageData:
+        """Return the data set that these splits are, under a name; without mean or std it takes the training images'.
+
+        Raises:
+            DataError: A channel of the training images is constant, and no std is given.
+        """
+        if mean is None or std is None:
+            own_mean, own_std = channel_statistics(self.train.images)
+            if std is None and min(own_std) < 1e-9:  # rounding leaves a constant channel just above 0
+                raise DataError(f"the training images of {name} have a constant channel; pass std, such as 1 for it")
+            mean = own_mean if mean is None else mean
+            std = own_std if std is None else std
+        return ImageData(
+            name=name,
+            train=self.train,
+            test=self.test,
+            class_names=self.class_names,
+            mean=tuple(mean),
+            std=tuple(std),
+            augmentation=augmentation,
+            super_names=self.super_names,
+            super_of=self.super_of,
+            classes_per_batch=classes_per_batch,
+        )
 
 
 def data_root(root: str | None) -> Path:
@@ -69,7 +103,7 @@ def find(name: str, entry: DataEntry, root: Path) -> Splits:
         present = [file.name for file in files.values() if file.is_file()]
         raise DataError(f"{root} holds {_listed(present)} but not {_listed(missing)}; put it beside")
     *train, test = (read_parquet(file) for file in files.values())
-    found = _decoded(train, test, class_names=entry.class_names, channels=entry.image_shape[0])
+    found = decoded(train, test, class_names=entry.class_names, channels=entry.image_shape[0])
     return found if found.super_of else replace(found, super_names=entry.super_names, super_of=entry.super_of)
 
 
@@ -84,7 +118,7 @@ def read_folder(directory: Path, image_size: int | None) -> Splits:
         DataError: See `read_class_folders` and `EncodedSet.decode`.
     """
     train = read_class_folders(directory / "train")
-    return _decoded([train], read_class_folders(directory / "test", train.class_names), size=image_size)
+    return decoded([train], read_class_folders(directory / "test", train.class_names), size=image_size)
 
 
 def read_parquet_directory(directory: Path, image_size: int | None) -> Splits:
@@ -104,7 +138,7 @@ def read_parquet_directory(directory: Path, image_size: int | None) -> Splits:
             names = ", ".join(file.name for file in found) or "none"
             raise DataError(f"{directory} must hold exactly one *-{split}.parquet, got {names}; move the others out")
         pair.append(read_parquet(found[0]))
-    return _decoded(pair[:1], pair[1], size=image_size)
+    return decoded(pair[:1], pair[1], size=image_size)
 
 
 def read_embedded(class_names: tuple[str, ...]) -> Splits:
@@ -118,7 +152,7 @@ def read_embedded(class_names: tuple[str, ...]) -> Splits:
     )
 
 
-def _decoded(
+def decoded(
     train: Sequence[EncodedSet],
     test: EncodedSet,
     *,
@@ -126,6 +160,18 @@ def _decoded(
     channels: int | None = None,
     size: int | None = None,
 ) -> Splits:
+    """Decode the images of a training set, in one part or several, and of a test set.
+
+    Args:
+        train: Its parts.
+        test: The test set.
+        class_names: What is known of the classes already; None takes the first part's, or numbers.
+        channels: 1 for gray, 3 for RGB; None for RGB unless every image is gray.
+        size: Pixels a side to resize to; None demands that all images have one size.
+
+    Raises:
+        DataError: Class names or labels do not fit, or see `EncodedSet.decode`.
+    """
     first = train[0]
     names = first.class_names or test.class_names or class_names
     for other in (*train[1:], test):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 KINDS = ("method", "model", "data", "optimizer", "schedule")
-SCHEMES: Mapping[str, tuple[str, ...]] = {"model": ("timm", "torchvision"), "data": ("folder", "parquet")}
+SCHEMES: Mapping[str, tuple[str, ...]] = {"model": ("timm", "torchvision"), "data": ("folder", "parquet", "hf")}
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _data(name: str) -> Part:
     if name not in data.CATALOGUE and name.partition(":")[0] not in SCHEMES["data"]:
         known = ", ".join(data.CATALOGUE)
         raise ValueError(
-            f"no data set {name!r}{nearest(name, data.CATALOGUE)}; there are {known}, folder:DIR, parquet:DIR"
+            f"no data set {name!r}{nearest(name, data.CATALOGUE)}; there are {known}, folder:DIR, parquet:DIR, hf:DIR"
         )
     return _keyword_only(data.load, "name", but="image_size")  # the run's --image-size
 
