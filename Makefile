@@ -6,7 +6,7 @@ DEMO_OUT := runs/demo
 DEMO := compare --methods bp,dcl-s,dcl,dcl-ld,pred --model vgg8b --model.width 0.125 --data fashion-mini \
 	--epochs 4 --seeds 1 --out $(DEMO_OUT) --resume auto
 
-.PHONY: demo test test-slow lint types check docs bench clean
+.PHONY: demo test test-slow notebook lint types check docs bench clean
 .DEFAULT_GOAL := check
 
 # The package with its core dependencies: what a user gets.
@@ -31,6 +31,9 @@ test: $(VENV)/installed-dev  ## the tests of every commit, a process a core
 
 test-slow: $(VENV)/installed-dev  ## the rest; full-size data with LOCALPROP_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto
+
+notebook: $(VENV)/installed-dev  ## run examples/first-steps.ipynb from top to bottom
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integrations/test_notebook.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

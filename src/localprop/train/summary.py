@@ -14,7 +14,7 @@ from localprop.train.weights import WARM_UP
 
 def summary(training: Training) -> dict[str, Any]:
     """Return the content of final.json of a run that has come to its end."""
-    config, rule, found = training.config, training.rule, training.evaluation
+    config, rule, found, watch = training.config, training.rule, training.evaluation, training.watch
     assert found is not None
     in_network = sum(parameter.numel() for parameter in rule.net.parameters())
     in_groups = {parameter for group in training.executor.groups.values() for parameter in group}
@@ -36,9 +36,9 @@ def summary(training: Training) -> dict[str, Any]:
         "block_names": list(rule.net.names),
         "parameters": in_network,
         "extra_parameters": trained - in_network,
-        "step_seconds": statistics.median(training.step_seconds) if training.step_seconds else None,
+        "step_seconds": statistics.median(watch.step_seconds) if watch.step_seconds else None,
         "peak_memory_bytes": training.peak_memory_bytes,
-        "train_seconds": training.train_seconds,
+        "train_seconds": watch.train_seconds,
         "warmup_seconds": _warmup_seconds(training),
         "weights_sha256": weights_sha256(rule.state_dict()),
         "settings": config.to_dict(),

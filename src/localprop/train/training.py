@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from localprop.train.assemble import (
     num_steps,
     resolve_device,
     steps_per_epoch,
-    wait_for,
 )
 from localprop.train.components import find
 from localprop.train.config import RunConfig
@@ -43,6 +41,7 @@ from localprop.train.features import Inputs
 from localprop.train.finite import loss_problem, parameter_problem
 from localprop.train.phases import Borders, Stretch, plan, step_in
 from localprop.train.rows import block_rows, dictionary_rows, evaluation_row
+from localprop.train.stopwatch import Stopwatch
 from localprop.train.weights import starting_network
 from localprop.types import BlockStep
 
@@ -87,15 +86,13 @@ class Training:
         self.memory = PeakMemory(self.device)  # before the optimisers, whose state counts
         self.executor = build_executor(config, self.rule)
         self.step = 0
-        self.step_seconds: list[float] = []
-        self.train_seconds = 0.0
+        self.watch = Stopwatch(self.device)
         self.peak_memory_bytes = 0
         self.evaluation: Evaluation | None = None
         self.learned_weights: list[float] | None = None
         self._restored = False
         self._stretch: Stretch | None = None
         self._unchecked: list[tuple[int, BlockStep]] = []
-        self._unsettled = 0
 
     def run(self, recorder: Recorder, console: Console, interrupted: threading.Event) -> None:
         """Train from the present step to the end.
@@ -113,19 +110,21 @@ class Training:
         self.rule.train()
         self.memory.reset()
         if not self._restored:
-            self._timed(lambda: self.borders.after(0))
+            with self.watch.between():
+                self.borders.after(0)
             if self.total_steps == 0:
                 self._evaluate(recorder, console)
                 self._save()
         while self.step < self.total_steps:
             if self.borders.at(self.step) is not self._stretch:
-                self._timed(lambda: self._enter(console))
-            started = time.perf_counter()
-            steps, y = self._train_step()
-            self._took(time.perf_counter() - started)
+                with self.watch.between():
+                    self._enter(console)
+            with self.watch.step():
+                steps, y = self._train_step()
             self._unchecked += [(self.step, step) for step in steps]
             self.step += 1
-            self._timed(lambda: self.borders.after(self.step))
+            with self.watch.between():
+                self.borders.after(self.step)
             at_epoch = self.step % self.steps_per_epoch == 0
             if at_epoch or self.step % config.log_every == 0:
                 self._check_losses()
@@ -165,8 +164,8 @@ class Training:
             self.step = operator.index(state["step"])
             if not 0 <= self.step <= self.total_steps:
                 raise ValueError(f"it stands at step {self.step} of {self.total_steps}")
-            self.step_seconds = list(state["step_seconds"])
-            self.train_seconds = state["train_seconds"]
+            self.watch.step_seconds = list(state["step_seconds"])
+            self.watch.train_seconds = state["train_seconds"]
             self.peak_memory_bytes = state["peak_memory_bytes"]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -204,11 +203,6 @@ class Training:
         if len(self.borders.stretches) > 1:
             console.note(f"phase {phase.name}: {self._stretch.stop - self.step} steps {source}")
 
-    def _timed(self, work: Callable[[], None]) -> None:
-        started = time.perf_counter()
-        work()
-        self.train_seconds += time.perf_counter() - started
-
     def _place(self) -> dict[str, object]:
         place: dict[str, object] = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
         if len(self.borders.stretches) > 1 and self._stretch is not None:
@@ -222,7 +216,7 @@ class Training:
         rows = block_rows(steps, y, place=self._place(), names=self.rule.net.names)
         for row in rows:
             write(row)
-        seconds = self.step_seconds[-1]
+        seconds = self.watch.step_seconds[-1]
         speed = len(y) / seconds
         lr = next(iter(self.executor.optimizers.values())).param_groups[0]["lr"]
         measured = {"lr": float(lr), "images_per_second": speed, "step_seconds": seconds}
@@ -275,8 +269,8 @@ class Training:
             "rule": state,
             "optimizers": self.executor.state_dict(),
             "random": random_state.capture(self.device),
-            "step_seconds": self.step_seconds,
-            "train_seconds": self.train_seconds,
+            "step_seconds": self.watch.step_seconds,
+            "train_seconds": self.watch.train_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
         if self.loader.curriculum is not None:
@@ -286,25 +280,9 @@ class Training:
         except checkpoint.CheckpointError as error:
             raise TrainingError(str(error)) from error
 
-    def _took(self, seconds: float) -> None:
-        self.step_seconds.append(seconds)
-        self.train_seconds += seconds
-        self._unsettled += 1
-
-    def _settle(self) -> None:
-        """Wait for a device that works on its own, and spread the time over the steps that it was busy with."""
-        count, self._unsettled = self._unsettled, 0
-        if self.device.type == "cpu" or count == 0:
-            return
-        started = time.perf_counter()
-        wait_for(self.device)
-        waited = time.perf_counter() - started
-        self.train_seconds += waited
-        self.step_seconds[-count:] = [(sum(self.step_seconds[-count:]) + waited) / count] * count
-
     def _check_losses(self) -> None:
         """Stop if a loss since the last check is not finite."""
-        self._settle()
+        self.watch.settle()
         unchecked, self._unchecked = self._unchecked, []
         if problem := loss_problem(unchecked, self.rule.net.names):
             raise self._diverged(problem)
