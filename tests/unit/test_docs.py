@@ -36,7 +36,7 @@ COMPARES = DOCS / "guide" / "train.md"
 """The one page whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
 PROCESSES = {DOCS / "guide" / f"{name}.md" for name in ("what-a-step-costs", "what-a-layer-knows", "early-exits")}
 """Pages whose every command measures something; tests of the command line run the same commands."""
-OPTIONAL = {"wandb", "tensorboard"}
+OPTIONAL = {"wandb", "tensorboard", "lightning"}
 
 
 class Block(NamedTuple):
