@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from localprop.functional.precision import full_precision
+from localprop.integrations.reduction import average_gradients, broadcast
 from localprop.rules import Rule
 from localprop.train.errors import TrainingError
 from localprop.train.executor import LocalExecutor
@@ -145,7 +145,7 @@ class LocalModule(LightningModule):
         with full_precision(y):  # as without Lightning: the rule switches autocast on where it belongs
             steps = self._executor.step(number, x, y, lr_factor=None)
         if self.trainer.world_size > 1:
-            _broadcast(self.rule.buffers())
+            broadcast(self.rule.buffers())
         if self._interval == "step":
             self._step_schedulers()
         self._unchecked += [(number, BlockStep(step.key, step.loss)) for step in steps]
@@ -234,14 +234,14 @@ class LocalDDPStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Give all processes the weights and buffers of the first."""
         assert self.model is not None
-        _broadcast([*self.model.parameters(), *self.model.buffers()])
+        broadcast([*self.model.parameters(), *self.model.buffers()])
 
 
 class _Executor(LocalExecutor):
     """Average gradients over the processes, and let the first update of a batch count as the trainer's step."""
 
     def _update(self, step: BlockStep) -> BlockStep:
-        _average_gradients(self.groups[step.key])
+        average_gradients(self.groups[step.key])
         done = super()._update(step)
         for optimizer in self.optimizers.values():  # Lightning sets them again before every batch
             for hook in ("_on_before_step", "_on_after_step"):
@@ -251,38 +251,6 @@ class _Executor(LocalExecutor):
 
 def _nothing() -> None:
     return
-
-
-def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over all processes; several reductions are under way at a time."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is not None:
-            if not _is_packed(parameter.grad):  # a rule may have written a transposed or an expanded one
-                parameter.grad = parameter.grad.contiguous()
-            gradients.append(parameter.grad)
-    _wait(dist.all_reduce(gradient, async_op=True) for gradient in gradients)
-    for gradient in gradients:
-        gradient /= dist.get_world_size()
-
-
-def _broadcast(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of the first process."""
-    _wait(dist.broadcast(tensor.detach(), src=0, async_op=True) for tensor in tensors)
-
-
-def _wait(works: Iterable[dist.Work | None]) -> None:
-    """Begin all of the works, then wait for each."""
-    for work in list(works):
-        assert work is not None  # every process takes part
-        work.wait()
-
-
-def _is_packed(tensor: Tensor) -> bool:
-    """Tell whether a tensor fills its memory in one of the two orders that NCCL takes."""
-    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def _refuse_phases(rule: Rule) -> None:
