@@ -20,6 +20,8 @@ import localprop
 from localprop.infer.evaluate import evaluate
 from localprop.train.errors import TrainingError
 from localprop.train.executor import LocalExecutor
+from tests.traits import suits, traits
+from tests.unit import test_conformance as conformance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what Lightning's import has to say of its own dependencies
@@ -118,6 +120,26 @@ def test_fit__gives_the_bits_of_the_plain_loop(tmp_path, method, precision, sett
     assert lightning.global_step == 2 * BATCHES, "a batch is a step, however many optimisers there are"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", localprop.methods.CATALOGUE)
+def test_fit__gives_the_bits_of_the_plain_loop_for_every_method(tmp_path, method):
+    network = next(name for name in ("fc-1x28", "conv-1x28", "patches-1x28") if suits(method, name))
+    rule, plain = (conformance.build(method, conformance.NETWORKS[network]) for _ in range(2))
+    x, y = conformance.batch_for(conformance.NETWORKS[network], 12)
+    batches = DataLoader(TensorDataset(x, y), batch_size=6)
+    if rule.phases()[0].blocks != range(len(rule.net)) or not traits(method).takes_steps:
+        with pytest.raises(ValueError, match="trains in phases"):
+            LocalModule(rule, SGD)
+        return
+    lightning = trainer(tmp_path, max_epochs=1)
+    lightning.fit(LocalModule(rule, SGD), batches, batches)
+    executor = LocalExecutor(plain, SGD)
+    for number, (x, y) in enumerate(batches):
+        executor.step(number, x, y)
+    assert_same(rule, plain)
+    assert lightning.global_step == 2
+
+
 def test_fit__stops_at_max_steps_and_trains_a_rule_that_was_left_in_evaluation_mode(tmp_path):
     rule = build().eval()
     lightning = trainer(tmp_path, max_epochs=-1, max_steps=3)
@@ -141,7 +163,7 @@ def test_resume__gives_the_bits_of_an_uninterrupted_run(tmp_path, stop):
     first = trainer(tmp_path, enable_checkpointing=True, callbacks=[saving], **stop)
     first.fit(module(), loader())
     resumed, second = module(), trainer(tmp_path, max_epochs=4)
-    second.fit(resumed, loader(), ckpt_path=tmp_path / "last.ckpt")
+    second.fit(resumed, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert second.global_step == 4 * BATCHES
     assert_same(resumed.rule, whole.rule)
 
@@ -151,7 +173,7 @@ def test_checkpoint__holds_no_code_and_loads_into_a_new_module(tmp_path):
     lightning.fit(module, loader())
     lightning.save_checkpoint(tmp_path / "run.ckpt")
     assert torch.load(tmp_path / "run.ckpt", weights_only=True)["global_step"] == 2 * BATCHES
-    other = LocalModule.load_from_checkpoint(tmp_path / "run.ckpt", rule=build(), optimizer=SGD)
+    other = LocalModule.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True, rule=build(), optimizer=SGD)
     x = next(iter(loader()))[0]
     assert torch.equal(other.eval()(x), module.eval()(x))
 
@@ -234,6 +256,8 @@ def test_module__refuses_what_it_cannot_train():
         LocalModule(rule, SGD)
     with pytest.raises(ValueError, match="rule: need a rule, got a Linear"):
         LocalModule(nn.Linear(2, 2), SGD)
+    with pytest.raises(ValueError, match=r"optimizer: need a function .* got a SGD; use lambda params"):
+        LocalModule(build(), SGD(build().parameters()))
     with pytest.raises(ValueError, match="interval: must be 'step' or 'epoch', got 'batch'"):
         LocalModule(build(), SGD, interval="batch")
 
@@ -244,12 +268,15 @@ def test_module__refuses_what_it_cannot_train():
         ({"strategy": "ddp", "devices": 1}, {}, r"strategy: DDPStrategy .*LocalDDPStrategy\(\)"),
         ({"precision": "bf16-mixed"}, {"accumulate": 0}, "accumulate: must be at least 1"),
         ({}, {"clip_norm": -1.0}, "clip_norm: must be positive"),
-        ({}, {"scheduler": ReduceLROnPlateau}, "scheduler: ReduceLROnPlateau waits for a metric"),
+        ({"precision": "bf16-true"}, {}, "precision: must be one of 32-true, 64-true, bf16-mixed, got 'bf16-true'"),
+        ({}, {"optimizer": list}, r"optimizer: must build a torch\.optim\.Optimizer, got a list"),
+        ({}, {"scheduler": ReduceLROnPlateau}, "scheduler: must build .* got a ReduceLROnPlateau"),
+        ({}, {"scheduler": type}, "scheduler: must build .* got a type"),
     ],
 )
 def test_fit__refuses_settings_that_would_train_otherwise(tmp_path, settings, module, message):
     with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, **settings).fit(LocalModule(build(), SGD, **module), loader())
+        trainer(tmp_path, **settings).fit(LocalModule(build(), **{"optimizer": SGD, **module}), loader())
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

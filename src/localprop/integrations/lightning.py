@@ -31,7 +31,7 @@ __all__ = ["LocalDDPStrategy", "LocalModule"]
 
 _MOST_UNCHECKED = 1000
 """Losses that are kept before they are looked at: reading them waits for the device."""
-_PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class LocalModule(LightningModule):
@@ -53,7 +53,7 @@ class LocalModule(LightningModule):
         clip_norm: Largest 2-norm of a group's gradient, positive; None clips nothing.
 
     Raises:
-        ValueError: The rule is none, trains in phases, or has nothing to train; an interval that is neither.
+        ValueError: The rule is none, or trains in phases; the optimiser is built already; an interval that is neither.
 
     Note: The trainer's `precision` sets the rule's `autocast_dtype`. Over several processes use `LocalDDPStrategy`.
         Callbacks see `on_before_optimizer_step` once for every group.
@@ -82,8 +82,11 @@ class LocalModule(LightningModule):
         if not isinstance(rule, Rule):
             raise ValueError(f"rule: need a rule, got a {type(rule).__name__}; use localprop.methods.build")
         _refuse_phases(rule)
-        if not rule.parameter_groups():
-            raise ValueError(f"rule: {type(rule).__name__} has no parameters to train here")
+        if not callable(optimizer):
+            raise ValueError(
+                f"optimizer: need a function that builds the optimiser of a group, got a {type(optimizer).__name__}; "
+                "use lambda params: torch.optim.AdamW(params, lr=5e-4)"
+            )
         if interval not in ("step", "epoch"):
             raise ValueError(f"interval: must be 'step' or 'epoch', got {interval!r}")
         self.automatic_optimization = False
@@ -118,14 +121,18 @@ class LocalModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build an optimiser for every parameter group, and its scheduler."""
-        executor = _Executor(self.rule, self._make_optimizer, accumulate=self._accumulate, clip_norm=self._clip_norm)
+        executor = _Executor(self.rule, self._built, accumulate=self._accumulate, clip_norm=self._clip_norm)
         self._executor = executor
         optimizers = list(executor.optimizers.values())
         if self._make_scheduler is None:
             return optimizers
         schedulers = [self._make_scheduler(optimizer) for optimizer in optimizers]
-        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
-            raise ValueError("scheduler: ReduceLROnPlateau waits for a metric; use one that goes by steps or epochs")
+        for built in schedulers:
+            if isinstance(built, ReduceLROnPlateau) or not isinstance(built, LRScheduler):
+                raise ValueError(
+                    "scheduler: must build a scheduler of torch.optim.lr_scheduler that waits for no metric, got a "
+                    f"{type(built).__name__}"
+                )
         return optimizers, schedulers
 
     def on_fit_start(self) -> None:
@@ -187,6 +194,12 @@ class LocalModule(LightningModule):
         problem = parameter_problem(self.rule.state_dict(), self.rule.net.names)
         if problem:
             raise TrainingError(f"{problem}; lower the learning rate, and go on from the last checkpoint")
+
+    def _built(self, parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer: object = self._make_optimizer(parameters)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"optimizer: must build a torch.optim.Optimizer, got a {type(optimizer).__name__}")
+        return optimizer
 
     def _evaluate(self, metric: str, batch: Any) -> None:
         x, y = _pair(batch)
