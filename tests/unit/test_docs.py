@@ -37,7 +37,7 @@ COMPARES = DOCS / "guide" / "train.md"
 MEASURED = ("what-a-step-costs", "what-a-layer-knows", "early-exits", "export")
 PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURED}
 """Pages whose every command measures something; tests of the command line run the same commands."""
-OPTIONAL = {"wandb", "tensorboard"}
+OPTIONAL = {"wandb", "tensorboard", "lightning"}
 
 
 class Block(NamedTuple):

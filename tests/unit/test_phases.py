@@ -97,8 +97,8 @@ class Seen(training.Training):
 def run(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> tuple[Seen, str]:
     kept: list[Seen] = []
 
-    def make(*args: object) -> Seen:
-        made = Seen(*args)
+    def make(*args: object, **settings: bool) -> Seen:
+        made = Seen(*args, **settings)
         made.seen = []
         kept.append(made)
         return made

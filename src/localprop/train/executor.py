@@ -50,13 +50,15 @@ class LocalExecutor:
         self.groups = rule.parameter_groups()
         self.optimizers: dict[Key, Optimizer] = {key: make_optimizer(group) for key, group in self.groups.items()}
         self._shared = shared_parameters(self.groups)
+        for key, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * rule.lr_factor(key)
         self._base_lr = {
-            key: [group["lr"] * rule.lr_factor(key) for group in optimizer.param_groups]
-            for key, optimizer in self.optimizers.items()
+            key: [group["lr"] for group in optimizer.param_groups] for key, optimizer in self.optimizers.items()
         }
 
     def step(
-        self, number: int, x: Tensor, y: Tensor, *, blocks: range | None = None, lr_factor: float = 1.0
+        self, number: int, x: Tensor, y: Tensor, *, blocks: range | None = None, lr_factor: float | None = 1.0
     ) -> list[BlockStep]:
         """Do one optimiser step of every group on a batch, or of the groups of some blocks.
 
@@ -65,15 +67,16 @@ class LocalExecutor:
             x: Inputs, or with `blocks` the input of the first of them. Shape (N, ...).
             y: Targets. Shape (N,).
             blocks: The blocks to train; default all.
-            lr_factor: Factor of every learning rate.
+            lr_factor: Factor of every learning rate; None leaves the rates to the caller's own schedulers.
 
         Returns:
             One entry an update, in the rule's order. Losses are means over the whole batch, logits are those of all of
             it; logs are of its last part.
         """
-        for key, optimizer in self.optimizers.items():
-            for group, base in zip(optimizer.param_groups, self._base_lr[key], strict=True):
-                group["lr"] = base * lr_factor
+        if lr_factor is not None:
+            for key, optimizer in self.optimizers.items():
+                for group, base in zip(optimizer.param_groups, self._base_lr[key], strict=True):
+                    group["lr"] = base * lr_factor
         self.rule.begin(number)
         if self.accumulate == 1 or len(y) == 0:  # an empty batch is refused by the rule
             return [self._update(step) for step in self.rule.steps(x, y, blocks=blocks)]
