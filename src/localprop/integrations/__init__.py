@@ -1,1 +1,1 @@
-"""Local learning in the frameworks that people use; each file needs the package that it is named after."""
+"""The library inside of others: Lightning, scikit-learn. Each module needs the package of its name."""
