@@ -2,116 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Integral
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
-
-from localprop import methods
-from localprop.models.parts import hidden_block
-from localprop.network import LocalNetwork
-from localprop.rules import Rule
-from localprop.seed import derive, seeded
-from localprop.splitting import split
-from localprop.train.tensors import train_tensors
+from torch import Tensor
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+    from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
     from sklearn.metrics import accuracy_score, r2_score
-    from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import validate_data
 except ImportError as missing:
     raise ImportError(
         "localprop.integrations.sklearn needs scikit-learn 1.6 or newer: pip install 'localprop[sklearn]'",
         name="sklearn",
     ) from missing
 
-Network = Callable[[tuple[int, ...], int], nn.Module]
-"""Builds a network for the shape of one sample and a number of outputs; the factories of `localprop.models` do."""
+from localprop import methods
+from localprop.integrations.estimator import LocalEstimator, Network
 
-_BATCH_SIZE = 1024
-
-
-class _LocalEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """Train a network by local learning; what the classifier and the regressor share."""
-
-    _dtype: type[np.floating[Any]] = np.float32
-    method: str
-    hidden_layer_sizes: Sequence[int]
-    method_settings: Mapping[str, Any] | None
-    network: Network | None
-    image_shape: tuple[int, int, int] | None
-    epochs: int
-    batch_size: int
-    learning_rate: float | None
-    random_state: Any
-
-    def _train(self, features: NDArray[Any], y: Tensor, outputs: int) -> None:
-        """Fit `rule_` to features and targets, drawing all that is random from `random_state`."""
-        for name in ("epochs", "batch_size"):
-            _check_count(name, getattr(self, name))
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: must be positive, got {self.learning_rate}; None takes the recipe's")
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        x = self._inputs(features)
-        recipe = methods.recipe_for(self.method, "mlp", "mnist")
-        if self.learning_rate is not None:
-            recipe = replace(recipe, lr=self.learning_rate)
-        settings = {**recipe.method_settings, **(self.method_settings or {})}
-        with seeded(derive(seed, "network"), x.device):
-            model = self._build(tuple(x.shape[1:]), outputs)
-        net = split(model.to(x.dtype), example=x[:1])
-        with seeded(derive(seed, "method"), x.device):
-            rule = methods.build(self.method, net, num_classes=outputs, example=x[:2], **settings).to(x.dtype)
-        train_tensors(rule, x, y, recipe=recipe, epochs=self.epochs, batch_size=self.batch_size, seed=seed)
-        self.rule_: Rule = rule
-
-    def _build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
-        if self.network is not None:
-            return self.network(shape, outputs)
-        return _perceptron(int(np.prod(shape)), tuple(self.hidden_layer_sizes), outputs)
-
-    def _inputs(self, features: NDArray[Any]) -> Tensor:
-        """Return the rows as what the network takes."""
-        x = torch.tensor(features)  # a copy: the array may be read-only
-        if self.image_shape is None:
-            return x
-        if int(np.prod(self.image_shape)) != x.shape[1]:
-            raise ValueError(
-                f"image_shape: {tuple(self.image_shape)} has {int(np.prod(self.image_shape))} pixels, but X has "
-                f"{x.shape[1]} features; give (channels, height, width)"
-            )
-        return x.view(-1, *self.image_shape)
-
-    def _parts(self, X: ArrayLike) -> tuple[Tensor, ...]:
-        """Return the network's inputs in batches that bound the memory of a prediction."""
-        check_is_fitted(self)
-        x = self._inputs(validate_data(self, X, reset=False, dtype=self._dtype))
-        return torch.split(x, _BATCH_SIZE)
-
-    def _answer(self, X: ArrayLike) -> Tensor:
-        """Return the network's answer, shape (N, Z)."""
-        parts = self._parts(X)
-        with torch.no_grad():
-            return torch.cat([self.rule_.predict(part) for part in parts])
-
-    def _layers(self, X: ArrayLike) -> dict[str, Tensor]:
-        """Return what every block answers that makes a prediction, shape (N, Z) each."""
-        parts = self._parts(X)
-        with torch.no_grad():
-            exits = [self.rule_.exits(part) for part in parts]
-        columns = zip(self.rule_.net.names, zip(*exits, strict=True), strict=True)
-        return {name: torch.cat(answers) for name, answers in columns if answers[0] is not None}
+__all__ = ["LocalClassifier", "LocalRegressor"]
 
 
-class LocalClassifier(ClassifierMixin, _LocalEstimator):  # type: ignore[misc] # as above
+class LocalClassifier(ClassifierMixin, LocalEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Classify by a network whose blocks are trained locally.
 
     Features are taken as they are, in single precision: put a `StandardScaler` before it. Optimiser and schedule are
@@ -204,7 +120,7 @@ class LocalClassifier(ClassifierMixin, _LocalEstimator):  # type: ignore[misc] #
         return labels
 
 
-class LocalRegressor(RegressorMixin, MultiOutputMixin, _LocalEstimator):  # type: ignore[misc] # as above
+class LocalRegressor(RegressorMixin, MultiOutputMixin, LocalEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Predict real numbers, one or more a row, by a network whose blocks are trained locally.
 
     Targets are scaled to mean 0 and standard deviation 1 for training, and predictions back. Arithmetic is in double
@@ -285,22 +201,3 @@ class LocalRegressor(RegressorMixin, MultiOutputMixin, _LocalEstimator):  # type
     def _targets(self, answers: Tensor) -> NDArray[np.float64]:
         targets: NDArray[np.float64] = answers.numpy() * self._scale + self._mean
         return targets[:, 0] if self._single else targets
-
-
-def _perceptron(inputs: int, hidden: Sequence[int], outputs: int) -> LocalNetwork:
-    """Build [linear, batch norm, ReLU] for every hidden width, then a linear layer; one output is allowed."""
-    if not hidden:
-        raise ValueError("hidden_layer_sizes: name the width of at least one hidden layer, got none")
-    for size in hidden:
-        _check_count("hidden_layer_sizes", size)
-    blocks = [
-        hidden_block(width, size, flatten=index == 0)
-        for index, (width, size) in enumerate(itertools.pairwise((inputs, *hidden)))
-    ]
-    names = [*(f"hidden{index + 1}" for index in range(len(hidden))), "output"]
-    return LocalNetwork([*blocks, nn.Linear(hidden[-1], outputs)], names)
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: must be a whole number, at least 1, got {value!r}")
