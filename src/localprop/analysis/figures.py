@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -35,14 +36,9 @@ def depth_figure(blocks: Sequence[str], panels: Mapping[str, Mapping[str, Curve]
         for color, (name, values) in zip(_COLORS, curves.items(), strict=False):
             numbers = [math.nan if value is None else value for value in values]
             ax.plot(range(len(blocks)), numbers, color=color, marker="o", markersize=4, label=name)
-        ax.set_ylabel(label, fontsize=FONT)
         _name_ticks(ax, blocks, "x")
         ax.set_xlim(-0.3, len(blocks) - 0.7)
-        ax.grid(axis="y", color="0.9", linewidth=0.8)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=FONT)
-        if len(curves) > 1:
-            ax.legend(fontsize=FONT - 1, frameon=False)
+        _finish(ax, label, has_legend=len(curves) > 1)
     return figure
 
 
@@ -60,12 +56,7 @@ def series_figure(x_label: str, panels: Mapping[str, Mapping[str, Sequence[tuple
                 *zip(*points, strict=True), color=_COLORS[number % len(_COLORS)], marker="o", markersize=4, label=name
             )
         ax.set_xlabel(x_label, fontsize=FONT)
-        ax.set_ylabel(label, fontsize=FONT)
-        ax.grid(axis="y", color="0.9", linewidth=0.8)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=FONT)
-        if len(curves) > 1:
-            ax.legend(fontsize=FONT - 1, frameon=False)
+        _finish(ax, label, has_legend=len(curves) > 1)
     return figure
 
 
@@ -153,3 +144,13 @@ def _name_ticks(ax: Any, names: Sequence[str], axis: str) -> None:
     set_ticks(range(len(names)), names, fontsize=small, parse_math=False)
     if axis == "x":
         ax.tick_params(axis="x", rotation=45 if sum(map(len, names)) > 24 else 0)
+
+
+def _finish(ax: Axes, label: str, *, has_legend: bool) -> None:
+    """Label a panel of curves, and take away what hides them."""
+    ax.set_ylabel(label, fontsize=FONT)
+    ax.grid(axis="y", color="0.9", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=FONT)
+    if has_legend:
+        ax.legend(fontsize=FONT - 1, frameon=False)

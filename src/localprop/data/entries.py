@@ -103,6 +103,8 @@ _MNIST = DataEntry(
     stem="mnist",
 )
 
+_GENERATED = replace(_MNIST, num_train=20_000, num_test=4_000, mean=None, std=None, made_of="mnist")
+
 _CIFAR100 = DataEntry(
     title="CIFAR-100",
     terms="no formal licence; free for research, cite the source",
@@ -150,33 +152,15 @@ CATALOGUE: dict[str, DataEntry] = {
     "fashion-mnist": _FASHION,
     "mnist": _MNIST,
     "hierarchical-digits": replace(
-        _MNIST,
+        _GENERATED,
         title="Hierarchical digits, generated from MNIST: a class is a grid of symbols, a symbol a patch of digits",
-        num_train=20_000,
-        num_test=4_000,
-        mean=None,
-        std=None,
-        made_of="mnist",
     ),
     "coloured-digits": replace(
-        _MNIST,
+        _GENERATED,
         title="Digits of MNIST on backgrounds of ten colours, which know nothing of the digit",
         image_shape=(3, 28, 28),
-        num_train=20_000,
-        num_test=4_000,
-        mean=None,
-        std=None,
-        made_of="mnist",
     ),
-    "textured-digits": replace(
-        _MNIST,
-        title="Digits of MNIST on ten textures, which know nothing of the digit",
-        num_train=20_000,
-        num_test=4_000,
-        mean=None,
-        std=None,
-        made_of="mnist",
-    ),
+    "textured-digits": replace(_GENERATED, title="Digits of MNIST on ten textures, which know nothing of the digit"),
     "cifar10": DataEntry(
         title="CIFAR-10",
         terms="no formal licence; free for research, cite the source",
