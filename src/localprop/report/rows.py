@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from pydantic import JsonValue
 
-from localprop.report.runs import Final, list_methods, read_cost, read_final, seed_directories
+from localprop.report.runs import Cost, Final, list_methods, read_cost, read_placed_final, seed_directories
 
 OWN_SETTINGS = ("seed", "out")
 """Settings that differ from run to run of one method."""
@@ -101,7 +101,7 @@ def comparison(directory: Path, methods: Sequence[str] | None = None) -> list[Ro
         raise ValueError(f"directory: {directory} holds no METHOD/seed-K; give the directory of a comparison")
     if len(set(names)) < len(names):
         raise ValueError(f"methods: each must be given once, got {', '.join(names)}; drop the repeated ones")
-    runs = {name: {run: read_final(run, name) for run in seed_directories(directory, name)} for name in names}
+    runs = {name: {run: read_placed_final(run, name) for run in seed_directories(directory, name)} for name in names}
     reference, *others = [next(iter(finals.items())) for finals in runs.values()]
     for other in others:
         _check_same(reference, other, _protocol, free=("method", *RECIPE, *OWN_SETTINGS))
@@ -109,8 +109,25 @@ def comparison(directory: Path, methods: Sequence[str] | None = None) -> list[Ro
         first, *repeats = finals.items()
         for repeat in repeats:
             _check_same(first, repeat, _protocol, free=OWN_SETTINGS)
-            _check_same(first, repeat, _build)
-    return [_row(directory, list(finals.values())) for finals in runs.values()]
+        check_builds(finals)
+    return [
+        row_of(list(finals.values()), read_cost(directory, name, next(iter(finals.values())).model))
+        for name, finals in runs.items()
+    ]
+
+
+def check_builds(finals: Mapping[Path, Final]) -> None:
+    """Refuse runs of one method that differ in what they trained.
+
+    Args:
+        finals: The final record of each run directory.
+
+    Raises:
+        ValueError: They differ in parameters, or in the blocks that predict.
+    """
+    first, *repeats = finals.items()
+    for repeat in repeats:
+        _check_same(first, repeat, _build)
 
 
 def _protocol(final: Final) -> dict[str, JsonValue]:
@@ -156,9 +173,14 @@ def mean_std_or_none(values: Sequence[float | None]) -> MeanStd | None:
     return mean_std(present) if present else None
 
 
-def _row(directory: Path, finals: Sequence[Final]) -> Row:
+def row_of(finals: Sequence[Final], cost: Cost | None) -> Row:
+    """Make the row of one method.
+
+    Args:
+        finals: Its finished runs, at least one, by ascending seed.
+        cost: What a step of it costs; None where it was not measured.
+    """
     first = finals[0]
-    cost = read_cost(directory, first.method, first.model)
     origins = [Provenance(final.hardware, final.versions, final.commit) for final in finals]
     return Row(
         method=first.method,
