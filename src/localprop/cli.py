@@ -19,6 +19,7 @@ from localprop.commands.catalogues import CITE, DATA, METHODS, MODELS
 from localprop.commands.exits import EXITS
 from localprop.commands.explain import EXPLAIN
 from localprop.commands.predict import EVALUATE, PREDICT
+from localprop.commands.report import REPORT
 from localprop.commands.train import COMPARE, TRAIN
 from localprop.errors import nearest
 from localprop.train.config import ConfigError
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "predict": PREDICT,
     "explain": EXPLAIN,
     "exits": EXITS,
+    "report": REPORT,
 }
 
 

@@ -1,0 +1,237 @@
+"""The charts of a comparison: errors over training, errors at its end, time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from localprop.report.curves import Curves, needs_log_scale, read_curves
+from localprop.report.labels import human_estimate, human_ratio
+from localprop.report.page.chart import (
+    ABOVE,
+    BELOW,
+    DASHES,
+    INK,
+    MUTED,
+    SYMBOLS,
+    Cell,
+    Chart,
+    Numbers,
+    Trace,
+    band,
+    depth,
+    named_axis,
+    rounded,
+    series,
+    shown,
+)
+from localprop.report.page.gather import BACKPROP, Entry, Group
+from localprop.report.rows import MeanStd, Row
+
+MOST_POINTS = 60
+BAR_PIXELS, BAR_FRAME_PIXELS = 34, 96
+ANSWER = "network"
+HOVER = "%{y:.2f} %<extra>%{fullData.name}</extra>"
+
+
+def curves_of(entry: Entry) -> tuple[Curves, str]:
+    """Read the errors over training, and say on which images: held-out ones where there are, for the test images
+    were then looked at once."""
+    split = "validation" if entry.validated else "test"
+    return read_curves(entry.runs, entry.row, split), split
+
+
+def training_charts(group: Group) -> dict[str, Chart]:
+    """Draw the error of each layer over training, a chart a method."""
+    read = [curves_of(entry) for entry in group.entries]
+    logarithmic = needs_log_scale([curves for curves, _ in read])
+    lines = [line for curves, _ in read for line in curves.lines]
+    top = max(point.mean + (point.std or 0) for line in lines for point in line)
+    axis = {"title": {"text": "error (%)"}, "type": "log"} if logarithmic else {"title": {"text": "error (%)"}}
+    axis |= {} if logarithmic else {"range": [0, 1.05 * top]}
+    return {
+        entry.label: _training_chart(entry, curves, split, axis)
+        for entry, (curves, split) in zip(group.entries, read, strict=True)
+    }
+
+
+def _training_chart(entry: Entry, curves: Curves, split: str, axis: dict[str, object]) -> Chart:
+    kept = _thinned(len(curves.epochs))
+    epochs = [curves.epochs[index] for index in kept]
+    traces: list[Trace] = []
+    columns: list[str] = ["epoch"]
+    cells: list[list[Cell]] = [[epoch] for epoch in epochs]
+    blocks = list(zip(entry.block_names, curves.layers, strict=True))
+    for index, (name, layer) in enumerate([*blocks, (ANSWER, curves.network)]):
+        if layer is None:
+            continue
+        points = [layer[place] for place in kept]
+        is_answer = index == len(blocks)
+        color = INK if is_answer else depth(index, len(blocks))
+        label = ANSWER if is_answer else f"{index + 1} {shown(name)}"
+        if points[0].std is not None:
+            stds = [point.std or 0.0 for point in points]
+            low = [max(0.0, point.mean - std) for point, std in zip(points, stds, strict=True)]
+            high = [point.mean + std for point, std in zip(points, stds, strict=True)]
+            traces.append(band(epochs, low, high, color, label))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": label,
+                "legendgroup": label,
+                "x": epochs,
+                "y": [rounded(point.mean) for point in points],
+                "line": {"color": color, "width": 3 if is_answer else 2},
+                "marker": {"size": 6, "color": color, "symbol": SYMBOLS[index % len(SYMBOLS)]},
+                "hovertemplate": HOVER,
+            }
+        )
+        columns.append(name)
+        for row, point in zip(cells, points, strict=True):
+            row.append(human_estimate(point, 2))
+    images = "held-out images" if split == "validation" else "test images"
+    first, last = curves.network[0], curves.network[-1]
+    best = [(layer[-1].mean, name) for name, layer in blocks if layer is not None]
+    words = (
+        f"Error of each layer of {entry.label} on {images} over {epochs[-1]:g} epochs. The network's answer goes from "
+        f"{human_estimate(first, 1)} to {human_estimate(last, 1)} percent."
+    )
+    if best:
+        words += f" At the end block {min(best)[1]} has the lowest error, {min(best)[0]:.1f} percent."
+    note = f"Errors on {images}" + (", mean ± standard deviation over seeds." if first.std is not None else ".")
+    if not any(curves.layers[:-1]):
+        note += " Hidden blocks of this method make no prediction."
+    if len(kept) < len(curves.epochs):
+        note += f" Shown are {len(kept)} of {len(curves.epochs)} evaluations, evenly spaced; the last is among them."
+    axes = {"xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"}, "yaxis": axis}
+    return Chart(f"Layers of {entry.label} over training", words, traces, axes, Numbers(columns, cells), 380, note)
+
+
+def _thinned(count: int) -> list[int]:
+    if count <= MOST_POINTS:
+        return list(range(count))
+    return sorted({round(index * (count - 1) / (MOST_POINTS - 1)) for index in range(MOST_POINTS)})
+
+
+def end_chart(group: Group) -> Chart:
+    """Draw the error of each layer and of the network's answer at the end of training, a line a method."""
+    places = group.num_blocks
+    deepest = max(group.entries, key=lambda entry: len(entry.row.layer_errors))
+    alike = all(entry.block_names == deepest.block_names[: len(entry.block_names)] for entry in group.entries)
+    names = [*(deepest.block_names if alike else [f"b{index + 1}" for index in range(places)]), ANSWER]
+    traces: list[Trace] = []
+    cells: list[list[Cell]] = []
+    for index, entry in enumerate(group.entries):
+        row = entry.row
+        errors = [*row.layer_errors, *[None] * (places - len(row.layer_errors)), row.test_error]
+        color = INK if entry.method == BACKPROP else series(index)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": shown(entry.label),
+                "x": list(range(len(errors))),
+                "y": [None if error is None else rounded(error.mean) for error in errors],
+                "line": {"color": color, "width": 2, "dash": DASHES[index % len(DASHES)]},
+                "marker": {"size": 8, "color": color, "symbol": SYMBOLS[index % len(SYMBOLS)]},
+                "hovertemplate": HOVER,
+                **_error_bars(errors, color),
+            }
+        )
+        cells.append([entry.label, *(human_estimate(error, 2) for error in errors)])
+    answers = "; ".join(f"{entry.label} {human_estimate(entry.row.test_error, 1)}" for entry in group.entries)
+    words = f"Test error of each layer after training, by method. The networks' answers in percent: {answers}."
+    axes = {"xaxis": named_axis(names), "yaxis": {"title": {"text": "test error (%)"}, "rangemode": "tozero"}}
+    note = "At each block its own prediction, where it makes one; at the right the network's answer."
+    return Chart("Layers after training", words, traces, axes, Numbers(["method", *names], cells), 380, note)
+
+
+def _error_bars(errors: Sequence[MeanStd | None], color: str) -> Trace:
+    stds = [None if error is None or error.std is None else rounded(error.std) for error in errors]
+    if not any(stds):
+        return {}
+    return {"error_y": {"type": "data", "array": stds, "color": color, "thickness": 1.2, "width": 3}}
+
+
+def cost_charts(group: Group) -> list[Chart]:
+    """Draw time and memory of a training step beside hand-written backprop, a chart a quantity that was measured."""
+    quantities: list[tuple[str, str, Callable[[Row], float | None], Callable[[Row], tuple[float, float] | None]]] = [
+        (
+            "Time of a training step",
+            "Lines: quartiles of the measured pairs.",
+            lambda row: row.step_ratio,
+            lambda row: row.step_ratio_spread,
+        ),
+        (
+            "Memory of a training step",
+            "Growth of the process's resident memory; it says little where the growth is under 150 MB. Measured once.",
+            lambda row: row.memory_ratio,
+            lambda _: None,
+        ),
+        (
+            "Live tensors of a training step",
+            "Peak bytes of tensors alive. Counted, not sampled: it has no spread.",
+            lambda row: row.live_ratio,
+            lambda _: None,
+        ),
+    ]
+    return [
+        _cost_chart(group, title, note, ratio, spread)
+        for title, note, ratio, spread in quantities
+        if any(ratio(row) is not None for row in group.rows)
+    ]
+
+
+def _cost_chart(
+    group: Group,
+    title: str,
+    note: str,
+    ratio: Callable[[Row], float | None],
+    spread: Callable[[Row], tuple[float, float] | None],
+) -> Chart:
+    measured = [(entry.label, ratio(entry.row), spread(entry.row)) for entry in group.entries]
+    known = [(label, value, ends or (value, value)) for label, value, ends in measured if value is not None]
+    colors = [BELOW if ends[1] < 1 else ABOVE if ends[0] > 1 else MUTED for _, _, ends in known]
+    bars: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(range(len(known))),
+        "x": [rounded(value) for _, value, _ in known],
+        "marker": {"color": colors},
+        "text": [human_ratio(value) for _, value, _ in known],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    if any(ends is not None for _, _, ends in measured):
+        bars["error_x"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [rounded(ends[1] - value) for _, value, ends in known],
+            "arrayminus": [rounded(value - ends[0]) for _, value, ends in known],
+            "color": INK,
+            "thickness": 1.4,
+            "width": 4,
+        }
+        bars["textposition"], bars["insidetextanchor"] = "inside", "start"
+    widest = max(1.0, *(ends[1] for _, _, ends in known))
+    missing = [label for label, value, _ in measured if value is None]
+    told = "; ".join(f"{label} {human_ratio(value)}" for label, value, _ in known)
+    axes = {
+        "xaxis": {"range": [0, 1.18 * widest], "title": {"text": "multiple of backprop written by hand"}},
+        "yaxis": named_axis([label for label, _, _ in known], autorange="reversed", showgrid=False),
+        "shapes": [{"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "line": _ONE}],
+        "showlegend": False,
+    }
+    return Chart(
+        title,
+        f"{title} as a multiple of backprop written by hand: {told}.",
+        [bars],
+        axes,
+        Numbers(["method", "multiple"], [[label, human_ratio(value, ends)] for label, value, ends in measured]),
+        BAR_FRAME_PIXELS + BAR_PIXELS * len(known),
+        note + (f" Not measured: {', '.join(missing)}." if missing else ""),
+    )
+
+
+_ONE = {"color": INK, "width": 1.5, "dash": "dash"}

@@ -1,0 +1,184 @@
+"""Charts of classes against classes, of blocks against blocks, and the map of label embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from localprop.report.page.chart import (
+    NUM_COLORS,
+    SYMBOLS,
+    Cell,
+    Chart,
+    Numbers,
+    Trace,
+    named_axis,
+    rounded,
+    series,
+    shown,
+)
+from localprop.report.page.stored import Analysis, Matrix, Pair
+
+MOST_CLASSES = 120
+MOST_NAMED = 40
+MOST_PAIRS = 20
+
+
+def matrix_chart(
+    title: str, words: str, matrix: Matrix, names: Sequence[str], limits: tuple[float, float], note: str = ""
+) -> Chart:
+    """Draw a matrix in colours.
+
+    Args:
+        title: What it shows.
+        words: The main facts.
+        matrix: Square; what is None stays empty.
+        names: Of rows and columns alike.
+        limits: The numbers of the two ends of the colours; about zero they diverge.
+        note: What to know when reading it.
+    """
+    values = [[rounded(value) for value in row] for row in matrix]
+    trace: Trace = {
+        "type": "heatmap",
+        "z": values,
+        "zmin": limits[0],
+        "zmax": limits[1],
+        "colorscale": "Viridis" if limits[0] >= 0 else "RdBu",
+        "reversescale": limits[0] < 0,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"thickness": 12, "outlinewidth": 0},
+        "text": [[f"{shown(row)} / {shown(column)}" for column in names] for row in names],
+        "hovertemplate": "%{text}: %{z:.3g}<extra></extra>",
+    }
+    if len(names) <= 12:
+        trace["texttemplate"] = "%{z:.2g}"
+    ticks = named_axis(names if len(names) <= MOST_NAMED else (), showgrid=False)
+    axes = {
+        "xaxis": {**ticks, "constrain": "domain"},
+        "yaxis": {**ticks, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain"},
+    }
+    cells = [[name, *row] for name, row in zip(names, values, strict=True)]
+    numbers = Numbers(["", *names], cells) if len(names) <= MOST_NAMED else Numbers(["", "largest beside itself"], _largest(names, matrix))
+    return Chart(title, words, [trace], axes, numbers, 460, note)
+
+
+def _largest(names: Sequence[str], matrix: Matrix) -> list[list[Cell]]:
+    return [[name, _told(_nearest(row, place, names))] for place, (name, row) in enumerate(zip(names, matrix, strict=True))]
+
+
+def _nearest(row: Sequence[float | None], place: int, names: Sequence[str]) -> tuple[str, float] | None:
+    others = [(value, name) for other, (value, name) in enumerate(zip(row, names, strict=True)) if other != place and value is not None]
+    if not others:
+        return None
+    value, name = max(others)
+    return name, value
+
+
+def _told(nearest: tuple[str, float] | None) -> str | None:
+    return None if nearest is None else f"{nearest[0]} ({nearest[1]:.3f})"
+
+
+def embedding_charts(analysis: Analysis) -> list[Chart]:
+    """Draw the map of a dictionary's embeddings, and their cosines where the classes are few enough."""
+    classes, layout = analysis.classes, analysis.t_sne or analysis.principal_components
+    if not classes or len(layout) != len(classes):
+        return []
+    name, cosines = next(iter(analysis.cosines.items()), ("", ()))
+    charts = [_map(analysis, layout, cosines)]
+    if len(cosines) == len(classes) <= MOST_CLASSES:
+        words = f"Cosines of the embeddings of {len(classes)} classes, dictionary {name}."
+        charts.append(matrix_chart("Cosines of label embeddings", words, cosines, classes, (-1.0, 1.0)))
+    return charts
+
+
+def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Matrix) -> Chart:
+    classes, groups = analysis.classes, analysis.super_of or (0,) * len(analysis.classes)
+    is_t_sne = bool(analysis.t_sne)
+    how = "t-SNE" if is_t_sne else "principal components"
+    trace: Trace = {
+        "type": "scatter",
+        "mode": "markers+text" if len(classes) <= MOST_NAMED else "markers",
+        "x": [rounded(x) for x, _ in layout],
+        "y": [rounded(y) for _, y in layout],
+        "text": [shown(name) for name in classes],
+        "textposition": "top center",
+        "marker": {
+            "size": 10,
+            "color": [series(group) for group in groups],
+            "symbol": [SYMBOLS[group // NUM_COLORS % len(SYMBOLS)] for group in groups],
+        },
+        "cliponaxis": False,
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    hidden = {"showticklabels": False, "zeroline": False}
+    titles = ["", ""] if is_t_sne else [f"component {n + 1} ({100 * share:.0f} % of the variance)" for n, share in enumerate(analysis.explained_variance[:2])]
+    axes = {"xaxis": {**hidden, "title": {"text": (titles + [""])[0]}}, "yaxis": {**hidden, "title": {"text": (titles + ["", ""])[1]}}, "showlegend": False}
+    near = [_nearest(row, place, classes) for place, row in enumerate(cosines)] if len(cosines) == len(classes) else [None] * len(classes)
+    closest = max(((found[1], name, found[0]) for name, found in zip(classes, near, strict=True) if found), default=None)
+    words = f"Map of {len(classes)} label embeddings by {how}."
+    if closest:
+        words += f" The two most alike are {closest[1]} and {closest[2]}, cosine {closest[0]:.2f}."
+    cells: list[list[Cell]] = [
+        [name, x, y, _told(found)] for name, (x, y), found in zip(classes, layout, near, strict=True)
+    ]
+    note = "Colours and shapes are super-classes." if analysis.super_of else ""
+    return Chart("Map of label embeddings", words, [trace], axes, Numbers(["class", "x", "y", "nearest by cosine"], cells), 420, note)
+
+
+def confusion_charts(analysis: Analysis) -> list[Chart]:
+    """Draw how often classes are mixed up in the last block that compares with embeddings, against their cosines too."""
+    block = str(analysis.rows[-1].get("name"))
+    pairs = analysis.pairs.get(block, ())
+    known = sorted((pair for pair in pairs if pair.confusion_percent is not None), key=_rate, reverse=True)
+    if not known:
+        return []
+    top = [[*pair.classes, pair.confusion_percent, pair.cosine] for pair in known[:MOST_PAIRS]]
+    numbers = Numbers(["class", "mixed up with", "confusion %", "cosine"], top)
+    worst = known[0]
+    words = f"Most mixed up in {block}: {worst.classes[0]} and {worst.classes[1]}, {_rate(worst):.1f} percent."
+    charts = [_against_cosine(block, known, numbers, words)]
+    classes = _classes(pairs)
+    if classes and len(classes) <= MOST_CLASSES:
+        matrix: list[list[float | None]] = [[None] * len(classes) for _ in classes]
+        places = ((i, j) for i in range(len(classes)) for j in range(i + 1, len(classes)))
+        for (i, j), pair in zip(places, pairs, strict=True):
+            matrix[i][j] = matrix[j][i] = pair.confusion_percent
+        top_rate = max(_rate(worst), 1.0)
+        square = tuple(tuple(row) for row in matrix)
+        note = "Percent of the images of both classes that are taken for the other one."
+        drawn = matrix_chart(f"Confusion in {block}", words, square, classes, (0.0, top_rate), note)
+        charts.insert(0, Chart(drawn.title, words, drawn.traces, drawn.axes, numbers, drawn.height, note))
+    return charts
+
+
+def _rate(pair: Pair) -> float:
+    return pair.confusion_percent or 0.0
+
+
+def _classes(pairs: Sequence[Pair]) -> list[str]:
+    """Recover the classes of pairs that stand in the order (0, 1), (0, 2), ..., (1, 2), ...; none if they do not."""
+    count = (1 + math.isqrt(1 + 8 * len(pairs))) // 2
+    if count * (count - 1) // 2 != len(pairs):
+        return []
+    classes = [pairs[0].classes[0], *(pair.classes[1] for pair in pairs[: count - 1])]
+    order = [(classes[i], classes[j]) for i in range(count) for j in range(i + 1, count)]
+    return classes if order == [pair.classes for pair in pairs] else []
+
+
+def _against_cosine(block: str, pairs: Sequence[Pair], numbers: Numbers, words: str) -> Chart:
+    trace: Trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [rounded(pair.cosine) for pair in pairs],
+        "y": [rounded(pair.confusion_percent) for pair in pairs],
+        "text": [" / ".join(map(shown, pair.classes)) for pair in pairs],
+        "marker": {"color": series(0), "size": 7},
+        "hovertemplate": "%{text}: %{y:.1f} %<extra></extra>",
+    }
+    axes = {
+        "xaxis": {"title": {"text": "cosine of the two embeddings"}},
+        "yaxis": {"title": {"text": "confusion (%)"}, "rangemode": "tozero"},
+        "showlegend": False,
+    }
+    return Chart("Confusion against likeness", f"Confusion over the cosine of embeddings. {words}", [trace], axes, numbers, 340)
