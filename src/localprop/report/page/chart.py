@@ -43,7 +43,7 @@ class Chart:
         words: The main facts, read out instead of the picture.
         traces: Plotly's traces; colours are names, for the scheme of the page decides them.
         axes: Plotly's layout.
-        numbers: All that is drawn.
+        numbers: All that is drawn; None where a table of the page has it already.
         height: Pixels.
         note: What to know when reading it.
     """
@@ -52,7 +52,7 @@ class Chart:
     words: str
     traces: Sequence[Trace]
     axes: Mapping[str, Any]
-    numbers: Numbers
+    numbers: Numbers | None = None
     height: int = 340
     note: str = ""
 
@@ -63,20 +63,20 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that an analysis drew, with its numbers.
+    """A picture that an analysis drew.
 
     Attributes:
         title: What it shows, as its heading.
         words: The main facts, read out instead of the picture.
         path: The PNG file.
-        numbers: What it was drawn of.
+        wide: Whether it needs the width of the page.
         note: What to know when reading it.
     """
 
     title: str
     words: str
     path: Path
-    numbers: Numbers
+    wide: bool
     note: str = ""
 
 
@@ -116,7 +116,13 @@ def short_number(cell: Cell) -> str:
 
 def named_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
     """Lay out an axis with a name at 0, 1, ...; as numbers, for names that look alike must not fall together."""
-    return {"tickvals": list(range(len(names))), "ticktext": [shown(name) for name in names], "zeroline": False, **more}
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [shown(name) for name in names],
+        "zeroline": False,
+        "autotickangles": [0, -45, -90],
+        **more,
+    }
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, group: str) -> Trace:

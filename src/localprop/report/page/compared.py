@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from localprop.report.curves import Curves, needs_log_scale, read_curves
 from localprop.report.labels import human_estimate, human_ratio
@@ -34,8 +35,10 @@ HOVER = "%{y:.2f} %<extra>%{fullData.name}</extra>"
 
 
 def curves_of(entry: Entry) -> tuple[Curves, str]:
-    """Read the errors over training, and say on which images: held-out ones where there are, for the test images
-    were then looked at once."""
+    """Read the errors over training, and say on which images.
+
+    They are held-out ones where there are any: the test images were then looked at once.
+    """
     split = "validation" if entry.validated else "test"
     return read_curves(entry.runs, entry.row, split), split
 
@@ -46,15 +49,14 @@ def training_charts(group: Group) -> dict[str, Chart]:
     logarithmic = needs_log_scale([curves for curves, _ in read])
     lines = [line for curves, _ in read for line in curves.lines]
     top = max(point.mean + (point.std or 0) for line in lines for point in line)
-    axis = {"title": {"text": "error (%)"}, "type": "log"} if logarithmic else {"title": {"text": "error (%)"}}
-    axis |= {} if logarithmic else {"range": [0, 1.05 * top]}
+    axis = {"title": {"text": "error (%)"}, **({"type": "log"} if logarithmic else {"range": [0, 1.05 * top]})}
     return {
         entry.label: _training_chart(entry, curves, split, axis)
         for entry, (curves, split) in zip(group.entries, read, strict=True)
     }
 
 
-def _training_chart(entry: Entry, curves: Curves, split: str, axis: dict[str, object]) -> Chart:
+def _training_chart(entry: Entry, curves: Curves, split: str, axis: Mapping[str, Any]) -> Chart:
     kept = _thinned(len(curves.epochs))
     epochs = [curves.epochs[index] for index in kept]
     traces: list[Trace] = []
@@ -191,17 +193,24 @@ def _cost_chart(
 ) -> Chart:
     measured = [(entry.label, ratio(entry.row), spread(entry.row)) for entry in group.entries]
     known = [(label, value, ends or (value, value)) for label, value, ends in measured if value is not None]
-    colors = [BELOW if ends[1] < 1 else ABOVE if ends[0] > 1 else MUTED for _, _, ends in known]
+    colors = [BELOW if round(ends[1], 2) < 1 else ABOVE if round(ends[0], 2) > 1 else MUTED for _, _, ends in known]
     bars: Trace = {
         "type": "bar",
         "orientation": "h",
         "y": list(range(len(known))),
         "x": [rounded(value) for _, value, _ in known],
         "marker": {"color": colors},
-        "text": [human_ratio(value) for _, value, _ in known],
-        "textposition": "outside",
+        "hovertemplate": "%{x:.2f}x<extra></extra>",
+    }
+    labels: Trace = {
+        "type": "scatter",
+        "mode": "text",
+        "y": list(range(len(known))),
+        "x": [max(1.0, rounded(ends[1]) or 0.0) for _, _, ends in known],
+        "text": [f" {human_ratio(value)}" for _, value, _ in known],
+        "textposition": "middle right",
         "cliponaxis": False,
-        "hovertemplate": "%{text}<extra></extra>",
+        "hoverinfo": "skip",
     }
     if any(ends is not None for _, _, ends in measured):
         bars["error_x"] = {
@@ -213,12 +222,11 @@ def _cost_chart(
             "thickness": 1.4,
             "width": 4,
         }
-        bars["textposition"], bars["insidetextanchor"] = "inside", "start"
     widest = max(1.0, *(ends[1] for _, _, ends in known))
     missing = [label for label, value, _ in measured if value is None]
     told = "; ".join(f"{label} {human_ratio(value)}" for label, value, _ in known)
     axes = {
-        "xaxis": {"range": [0, 1.18 * widest], "title": {"text": "multiple of backprop written by hand"}},
+        "xaxis": {"range": [0, 1.25 * widest], "title": {"text": "multiple of backprop written by hand"}},
         "yaxis": named_axis([label for label, _, _ in known], autorange="reversed", showgrid=False),
         "shapes": [{"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "line": _ONE}],
         "showlegend": False,
@@ -226,7 +234,7 @@ def _cost_chart(
     return Chart(
         title,
         f"{title} as a multiple of backprop written by hand: {told}.",
-        [bars],
+        [bars, labels],
         axes,
         Numbers(["method", "multiple"], [[label, human_ratio(value, ends)] for label, value, ends in measured]),
         BAR_FRAME_PIXELS + BAR_PIXELS * len(known),

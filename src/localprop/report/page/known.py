@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localprop.report.labels import NONE
-from localprop.report.page.chart import DASHES, SYMBOLS, Chart, Numbers, Picture, Trace, named_axis, series, shown
+from localprop.report.page.chart import DASHES, SYMBOLS, Chart, Numbers, Picture, Trace, named_axis, series
 from localprop.report.page.matrices import confusion_charts, embedding_charts, matrix_chart
 from localprop.report.page.stored import Analysis, Explained, Scalar
 
@@ -59,7 +59,9 @@ def parts_of(explained: Explained, directory: Path) -> list[Part]:
 def table_of(rows: Sequence[Mapping[str, Scalar]]) -> Numbers:
     """Lay rows of one kind out as a table."""
     columns = list(rows[0])
-    return Numbers([column.replace("_", " ") for column in columns], [[row.get(name) for name in columns] for row in rows])
+    return Numbers(
+        [column.replace("_", " ") for column in columns], [[row.get(name) for name in columns] for row in rows]
+    )
 
 
 def _saliency(directory: Path, analysis: Analysis) -> list[Shown]:
@@ -67,17 +69,19 @@ def _saliency(directory: Path, analysis: Analysis) -> list[Shown]:
     last = [row for row in analysis.rows if row.get("block") == analysis.rows[-1].get("block")]
     told = "; ".join(f"{row.get('class')} is seen as {row.get('first')}" for row in last)
     words = (
-        f"{len(seen)} test images, and beside each, block by block, where features speak for the two most salient labels. "
+        f"{len(seen)} test images, and beside each, block by block, where features speak for its two most salient "
+        "labels. "
         f"In the last block: {told}."
     )
     note = "Above the label with the largest mean saliency, below the second. Bright: speaks for the label."
-    return [Picture("Gallery", words, directory / "saliency.png", table_of(analysis.rows), note)]
+    return [Picture("Gallery", words, directory / "saliency.png", True, note)]
 
 
 def _filters(directory: Path, analysis: Analysis) -> list[Shown]:
     row = analysis.rows[0]
-    words = f"Filters of {row.get('layer')}: {row.get('filters')} of size {row.get('size')}, the longest first; dead: {row.get('dead')}."
-    return [Picture("Filters", words, directory / "filters.png", table_of(analysis.rows))]
+    told = f"{row.get('filters')} filters of {row.get('layer')}, size {row.get('size')}, longest first"
+    words = f"{told}; dead: {row.get('dead')}."
+    return [Picture("Filters", words, directory / "filters.png", False)]
 
 
 def _over_blocks(panels: Mapping[str, Mapping[str, str]]) -> Callable[[Path, Analysis], list[Shown]]:
@@ -111,8 +115,7 @@ def _lines(title: str, analysis: Analysis, lines: Mapping[str, str]) -> Chart:
     ]
     told = "; ".join(f"{label} {_ends(names, values)}" for label, values in columns.items())
     axes = {"xaxis": named_axis(names), "yaxis": {"rangemode": "tozero"}, "showlegend": len(columns) > 1}
-    cells = [[name, *(values[place] for values in columns.values())] for place, name in enumerate(names)]
-    return Chart(title, f"{title}, block by block: {told}.", traces, axes, Numbers(["block", *columns], cells), 300)
+    return Chart(title, f"{title}, block by block: {told}.", traces, axes, height=300)
 
 
 def _ends(names: Sequence[str], values: Sequence[float | None]) -> str:
@@ -169,8 +172,8 @@ KINDS: Mapping[str, Kind] = {
     "cka": Kind("Likeness of blocks", "1 for blocks that differ by a rotation and a factor.", _cka),
     "information": Kind(
         "Information",
-        "Lower bounds, in nats, of what a block retains of the class and of whether the image was mirrored; the share of "
-        "the pixels' variance that a linear decoder draws from it.",
+        "Lower bounds, in nats, of what a block retains of the class and of whether the image was mirrored; the share "
+        "of the pixels' variance that a linear decoder draws from it.",
         _over_blocks(
             {
                 "I(h; class), nats": {"bound": "class_nats", "most": "class_most_nats"},

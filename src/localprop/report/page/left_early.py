@@ -16,13 +16,13 @@ class Stop:
 
     Attributes:
         words: All of it, read out.
-        tiles: Label -> text.
+        tiles: Label -> number, and what to say beside it.
         place: Where it lies in the chart: arithmetic and error.
         shares: Percent of the images that leave at every block.
     """
 
     words: str
-    tiles: dict[str, str]
+    tiles: dict[str, tuple[str, str]]
     place: tuple[float, float]
     shares: tuple[float, ...]
 
@@ -70,17 +70,18 @@ def slider(exits: Exits, block_names: Sequence[str]) -> Slider:
 
 
 def _stop(row: Threshold, exits: Exits) -> Stop:
-    threshold = "whole network" if row.threshold is None else f"{row.threshold:.4f}"
+    threshold = "none" if row.threshold is None else f"{row.threshold:.4f}"
     is_chosen = row.threshold is not None and row.threshold == exits.chosen.threshold
-    throughput = human_ratio(row.throughput_ratio, row.throughput_ratio_spread)
+    low, high = row.throughput_ratio_spread
     tiles = {
-        "threshold": threshold + (" (chosen)" if is_chosen else ""),
-        "test error": f"{row.test_error:.2f} %",
-        "arithmetic": human_ratio(row.flops_ratio),
-        "throughput": throughput,
+        "threshold": (threshold, "chosen on held-out images" if is_chosen else f"least {exits.by} to leave with"),
+        "test error": (f"{row.test_error:.2f}\u00a0%", f"held-out images: {row.validation_error:.2f} %"),
+        "arithmetic": (human_ratio(row.flops_ratio), "of the whole network's"),
+        "throughput": (human_ratio(row.throughput_ratio), f"of the whole network's ({low:.2f} to {high:.2f})"),
     }
+    place = "whole network" if row.threshold is None else f"{exits.by} {threshold}"
     words = (
-        f"{exits.by} {threshold}{', chosen' if is_chosen else ''}: test error {row.test_error:.2f} percent, arithmetic "
+        f"{place}{', chosen' if is_chosen else ''}: test error {row.test_error:.2f} percent, arithmetic "
         f"{human_ratio(row.flops_ratio)}, throughput {human_ratio(row.throughput_ratio)}"
     )
     shares = tuple(round(100 * share, 2) for share in row.shares)
@@ -130,7 +131,7 @@ def _trade_off(exits: Exits, rows: Sequence[Threshold]) -> Chart:
         },
     ]
     axes = {
-        "xaxis": {"title": {"text": "arithmetic of an image, multiple of the whole network's"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "arithmetic, multiple of the whole network's"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "test error (%)"}, "rangemode": "tozero"},
     }
     columns = (exits.by, "held-out error %", "test error %", "arithmetic", "throughput", "images / s")
@@ -147,7 +148,8 @@ def _trade_off(exits: Exits, rows: Sequence[Threshold]) -> Chart:
     ]
     words = (
         f"Test error over arithmetic of early exits by {exits.by}. The whole network: {exits.whole.test_error:.2f} "
-        f"percent. Chosen: {exits.chosen.test_error:.2f} percent at {human_ratio(exits.chosen.flops_ratio)} of the arithmetic."
+        f"percent. Chosen: {exits.chosen.test_error:.2f} percent at {human_ratio(exits.chosen.flops_ratio)} of the "
+        "arithmetic."
     )
     return Chart("Error over arithmetic", words, traces, axes, Numbers(columns, cells))
 

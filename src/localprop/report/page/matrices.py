@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from localprop.report.page.chart import (
+    INK,
     NUM_COLORS,
     SYMBOLS,
     Cell,
@@ -22,6 +23,9 @@ from localprop.report.page.stored import Analysis, Matrix, Pair
 MOST_CLASSES = 120
 MOST_NAMED = 40
 MOST_PAIRS = 20
+_UPWARD = [[0, "$card"], [1, "$high"]]
+_BOTH_WAYS = [[0, "$low"], [0.5, "$card"], [1, "$high"]]
+"""Colours of numbers, on which the page's ink can be read everywhere."""
 
 
 def matrix_chart(
@@ -43,8 +47,7 @@ def matrix_chart(
         "z": values,
         "zmin": limits[0],
         "zmax": limits[1],
-        "colorscale": "Viridis" if limits[0] >= 0 else "RdBu",
-        "reversescale": limits[0] < 0,
+        "colorscale": _UPWARD if limits[0] >= 0 else _BOTH_WAYS,
         "xgap": 1,
         "ygap": 1,
         "colorbar": {"thickness": 12, "outlinewidth": 0},
@@ -52,23 +55,30 @@ def matrix_chart(
         "hovertemplate": "%{text}: %{z:.3g}<extra></extra>",
     }
     if len(names) <= 12:
-        trace["texttemplate"] = "%{z:.2g}"
+        trace |= {"texttemplate": "%{z:.2f}", "textfont": {"color": INK}}
     ticks = named_axis(names if len(names) <= MOST_NAMED else (), showgrid=False)
-    axes = {
-        "xaxis": {**ticks, "constrain": "domain"},
-        "yaxis": {**ticks, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain"},
-    }
+    axes = {"xaxis": ticks, "yaxis": {**ticks, "autorange": "reversed"}}
     cells = [[name, *row] for name, row in zip(names, values, strict=True)]
-    numbers = Numbers(["", *names], cells) if len(names) <= MOST_NAMED else Numbers(["", "largest beside itself"], _largest(names, matrix))
-    return Chart(title, words, [trace], axes, numbers, 460, note)
+    numbers = (
+        Numbers(["", *names], cells)
+        if len(names) <= MOST_NAMED
+        else Numbers(["", "largest beside itself"], _largest(names, matrix))
+    )
+    return Chart(title, words, [trace], axes, numbers, 420, note)
 
 
 def _largest(names: Sequence[str], matrix: Matrix) -> list[list[Cell]]:
-    return [[name, _told(_nearest(row, place, names))] for place, (name, row) in enumerate(zip(names, matrix, strict=True))]
+    return [
+        [name, _told(_nearest(row, place, names))] for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+    ]
 
 
 def _nearest(row: Sequence[float | None], place: int, names: Sequence[str]) -> tuple[str, float] | None:
-    others = [(value, name) for other, (value, name) in enumerate(zip(row, names, strict=True)) if other != place and value is not None]
+    others = [
+        (value, name)
+        for other, (value, name) in enumerate(zip(row, names, strict=True))
+        if other != place and value is not None
+    ]
     if not others:
         return None
     value, name = max(others)
@@ -102,7 +112,7 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         "x": [rounded(x) for x, _ in layout],
         "y": [rounded(y) for _, y in layout],
         "text": [shown(name) for name in classes],
-        "textposition": "top center",
+        "textposition": _sides([x for x, _ in layout]),
         "marker": {
             "size": 10,
             "color": [series(group) for group in groups],
@@ -112,10 +122,27 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         "hovertemplate": "%{text}<extra></extra>",
     }
     hidden = {"showticklabels": False, "zeroline": False}
-    titles = ["", ""] if is_t_sne else [f"component {n + 1} ({100 * share:.0f} % of the variance)" for n, share in enumerate(analysis.explained_variance[:2])]
-    axes = {"xaxis": {**hidden, "title": {"text": (titles + [""])[0]}}, "yaxis": {**hidden, "title": {"text": (titles + ["", ""])[1]}}, "showlegend": False}
-    near = [_nearest(row, place, classes) for place, row in enumerate(cosines)] if len(cosines) == len(classes) else [None] * len(classes)
-    closest = max(((found[1], name, found[0]) for name, found in zip(classes, near, strict=True) if found), default=None)
+    titles = (
+        ["", ""]
+        if is_t_sne
+        else [
+            f"component {n + 1} ({100 * share:.0f} % of the variance)"
+            for n, share in enumerate(analysis.explained_variance[:2])
+        ]
+    )
+    axes = {
+        "xaxis": {**hidden, "title": {"text": titles[0]}},
+        "yaxis": {**hidden, "title": {"text": titles[1]}},
+        "showlegend": False,
+    }
+    near = (
+        [_nearest(row, place, classes) for place, row in enumerate(cosines)]
+        if len(cosines) == len(classes)
+        else [None] * len(classes)
+    )
+    closest = max(
+        ((found[1], name, found[0]) for name, found in zip(classes, near, strict=True) if found), default=None
+    )
     words = f"Map of {len(classes)} label embeddings by {how}."
     if closest:
         words += f" The two most alike are {closest[1]} and {closest[2]}, cosine {closest[0]:.2f}."
@@ -123,11 +150,26 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         [name, x, y, _told(found)] for name, (x, y), found in zip(classes, layout, near, strict=True)
     ]
     note = "Colours and shapes are super-classes." if analysis.super_of else ""
-    return Chart("Map of label embeddings", words, [trace], axes, Numbers(["class", "x", "y", "nearest by cosine"], cells), 420, note)
+    return Chart(
+        "Map of label embeddings",
+        words,
+        [trace],
+        axes,
+        Numbers(["class", "x", "y", "nearest by cosine"], cells),
+        420,
+        note,
+    )
+
+
+def _sides(x: Sequence[float]) -> list[str]:
+    """Put the names of neighbours on opposite sides, so that they seldom cover each other."""
+    order = sorted(range(len(x)), key=lambda place: x[place])
+    sides = {place: ("top center", "bottom center")[rank % 2] for rank, place in enumerate(order)}
+    return [sides[place] for place in range(len(x))]
 
 
 def confusion_charts(analysis: Analysis) -> list[Chart]:
-    """Draw how often classes are mixed up in the last block that compares with embeddings, against their cosines too."""
+    """Draw how often classes are mixed up in the last block with embeddings, and that against their cosines."""
     block = str(analysis.rows[-1].get("name"))
     pairs = analysis.pairs.get(block, ())
     known = sorted((pair for pair in pairs if pair.confusion_percent is not None), key=_rate, reverse=True)
@@ -181,4 +223,6 @@ def _against_cosine(block: str, pairs: Sequence[Pair], numbers: Numbers, words: 
         "yaxis": {"title": {"text": "confusion (%)"}, "rangemode": "tozero"},
         "showlegend": False,
     }
-    return Chart("Confusion against likeness", f"Confusion over the cosine of embeddings. {words}", [trace], axes, numbers, 340)
+    return Chart(
+        "Confusion against likeness", f"Confusion over the cosine of embeddings. {words}", [trace], axes, numbers, 340
+    )

@@ -70,4 +70,4 @@ def _encode(path: Path, most: int, fix: str) -> Encoded:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Encoded(uri, *picture.size, shrunk)
+    return Encoded(uri, picture.width, picture.height, shrunk)

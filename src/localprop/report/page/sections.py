@@ -61,12 +61,16 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page says of a group. Where several runs have something, it is by the run's name."""
+    """All that the page says of a group. Where several runs have something, it is by the run's name.
+
+    `featured` is the method whose training is shown first.
+    """
 
     title: str
     seeds: str
     headline: Headline
     table: SortableTable
+    featured: str
     training: dict[str, Chart]
     end: Chart | None
     costs: Sequence[Chart]
@@ -106,12 +110,14 @@ def section_of(group: Group) -> Section:
                 exits[name] = slider(found, entry.block_names)
             if (explained := read_explained(run, final)) is not None:
                 knowledge[name] = _knowledge(explained, parts_of(explained, run / "explain"), command("explain", run))
+    knowledge = dict(sorted(knowledge.items(), key=lambda item: -len(item[1].parts)))  # the most telling first
     wanted, run = wanted_run(group)
     return Section(
         title=protocol_label(rows),
         seeds=seeds_label(rows),
         headline=headline(group),
         table=_table(group),
+        featured=wanted.label,
         training=training_charts(group),
         end=end_chart(group) if any(any(row.layer_errors[:-1]) for row in rows) else None,
         costs=cost_charts(group),
@@ -129,7 +135,8 @@ def _no_exits(entry: Entry, measure: str) -> Missing:
     if entry.validated:
         return Missing("No exits were measured of these runs.", measure)
     return Missing(
-        "No exits were measured: these runs held no images out to choose a threshold on. Train with --validation 0.1 first.",
+        "No exits were measured: these runs held no images out to choose a threshold on. Train with --validation 0.1 "
+        "first.",
         measure,
     )
 

@@ -77,11 +77,11 @@ class Analysis(Record):
     matrix: Matrix | None = None
     classes: tuple[str, ...] = ()
     super_of: tuple[int, ...] = ()
-    cosines: dict[str, Matrix] = {}
+    cosines: dict[str, Matrix] = Field(default_factory=dict)
     principal_components: tuple[Point, ...] = ()
     explained_variance: tuple[float, ...] = ()
     t_sne: tuple[Point, ...] | None = None
-    pairs: dict[str, tuple[Pair, ...]] = {}
+    pairs: dict[str, tuple[Pair, ...]] = Field(default_factory=dict)
 
 
 class Explained(Record):
@@ -111,7 +111,8 @@ def read_exits(run: Path, final: Final) -> Exits | None:
     for row in (exits.whole, exits.chosen, *exits.sweep):
         if len(row.shares) != len(final.layer_errors):
             raise ValueError(
-                f"{path} has {len(row.shares)} shares at a threshold, the network {len(final.layer_errors)} blocks; {fix}"
+                f"{path} has {len(row.shares)} shares at a threshold, the network {len(final.layer_errors)} blocks; "
+                f"{fix}"
             )
     return exits
 

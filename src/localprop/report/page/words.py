@@ -41,12 +41,21 @@ def headline(group: Group) -> Headline:
     is_best = f"best of {len(others)}: {best.label}" if len(others) > 1 else best.label
     tiles = [*([_error_tile(backprop, "backprop")] if backprop else []), _error_tile(best, is_best)]
     if (ensemble := best.row.ensemble_error) is not None and any(best.row.layer_errors[:-1]):
-        tiles.append(Tile(f"{best.label}, all layers", f"{human_estimate(ensemble, 2)} %", "error of the weighted sum of all blocks"))
+        tiles.append(
+            Tile(
+                f"{best.label}, all layers",
+                f"{human_estimate(ensemble, 2)}\u00a0%",
+                "error of the weighted sum of all blocks",
+            )
+        )
     tiles += _cost_tiles(best)
     if backprop is None and len(others) == 1:
         return Headline(tuple(tiles), (_alone(best),))
     if backprop is None:
-        sentences = [f"Of {len(others)} methods {best.label} has the lowest test error, {human_estimate(best.row.test_error, 2)} %. Backprop is not among them."]
+        sentences = [
+            f"Of {len(others)} methods {best.label} has the lowest test error, "
+            f"{human_estimate(best.row.test_error, 2)} %. Backprop is not among them."
+        ]
         second = sorted(others, key=lambda entry: entry.row.test_error.mean)[1]
         sentences.append(_caveat(best.row.test_error, second.row.test_error, "the next one"))
     else:
@@ -59,15 +68,13 @@ def headline(group: Group) -> Headline:
             _caveat(best.row.test_error, backprop.row.test_error, "backprop"),
         ]
     if len(others) > 1:
-        sentences.append(
-            f"{best.label} was picked by its test error among {len(others)}, which flatters it."
-        )
+        sentences.append(f"{best.label} was picked by its test error among {len(others)}, which flatters it.")
     return Headline(tuple(tiles), tuple(sentences))
 
 
 def _error_tile(entry: Entry, label: str) -> Tile:
     seeds = f"{entry.row.num_seeds} seeds, mean ± std" if entry.row.num_seeds > 1 else "one seed"
-    return Tile(label, f"{human_estimate(entry.row.test_error, 2)} %", f"test error, {seeds}")
+    return Tile(label, f"{human_estimate(entry.row.test_error, 2)}\u00a0%", f"test error, {seeds}")
 
 
 def _cost_tiles(entry: Entry) -> list[Tile]:
@@ -88,7 +95,7 @@ def _alone(entry: Entry) -> str:
 
 def _caveat(best: MeanStd, other: MeanStd, name: str) -> str:
     if best.std is None or other.std is None:
-        return f"At least one side of the comparison with {name} has one seed: no spread is known, so a small difference says nothing."
+        return f"Beside {name}, at least one has one seed: no spread is known, and a small difference says nothing."
     if abs(best.mean - other.mean) <= best.std + other.std:
         return f"The difference from {name} is within the spread over seeds: not a finding."
     return f"The difference from {name} is larger than the spread over seeds (standard deviations, of few seeds)."
@@ -96,7 +103,18 @@ def _caveat(best: MeanStd, other: MeanStd, name: str) -> str:
 
 def runs_table(group: Group) -> Numbers:
     """List every run with its own numbers, as its process measured them."""
-    columns = ["run", "method", "seed", "test error %", "step ms", "peak memory MB", "training s", "parameters", "commit", "weights"]
+    columns = [
+        "run",
+        "method",
+        "seed",
+        "test error %",
+        "step ms",
+        "peak memory MB",
+        "training s",
+        "parameters",
+        "commit",
+        "weights",
+    ]
     cells: list[list[Cell]] = [
         [
             str(run),

@@ -30,17 +30,18 @@
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, entry]) => [name, painted(entry, name)]));
     }
-    return /color$/.test(key) && typeof value === "string" && value[0] === "$" ? color(value) : value;
+    return /color(scale)?$/.test(key) && typeof value === "string" && value[0] === "$" ? color(value) : value;
   };
 
   const themed = (layout, width) => {
     const [ink, muted, line, card] = ["ink", "muted", "line", "card"].map((name) => color(`$${name}`));
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true, fixedrange: true };
+    const titled = (own) => ({ ...axis, ...painted(own), ...(own.title && { title: { ...own.title, standoff: 10 } }) });
     const narrow = width < 520;
     return {
       ...layout,
-      xaxis: { ...axis, ...painted(layout.xaxis) },
-      yaxis: { ...axis, ...painted(layout.yaxis) },
+      xaxis: titled(layout.xaxis),
+      yaxis: titled(layout.yaxis),
       shapes: painted(layout.shapes ?? []),
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -124,7 +125,9 @@
     input.addEventListener("input", () => {
       const stop = stops[Number(input.value)];
       input.setAttribute("aria-valuetext", stop.words);
-      for (const field of panel.querySelectorAll("[data-field]")) field.textContent = stop.tiles[field.dataset.field];
+      for (const tile of panel.querySelectorAll("[data-tile]")) {
+        stop.tiles[tile.dataset.tile].forEach((text, index) => (tile.children[index + 1].textContent = text));
+      }
       const mark = chartOf(tradeOff).data.at(-1);
       [[mark.x[0], mark.y[0]], chartOf(leaving).data[0].y] = [stop.place, stop.shares];
       for (const chart of [tradeOff, leaving]) if ("drawn" in chart.dataset) draw(chart);
