@@ -49,7 +49,10 @@ def training_charts(group: Group) -> dict[str, Chart]:
     logarithmic = needs_log_scale([curves for curves, _ in read])
     lines = [line for curves, _ in read for line in curves.lines]
     top = max(point.mean + (point.std or 0) for line in lines for point in line)
-    axis = {"title": {"text": "error (%)"}, **({"type": "log"} if logarithmic else {"range": [0, 1.05 * top]})}
+    axis = {
+        "title": {"text": "error (%)"},
+        **({"type": "log", "dtick": "D2"} if logarithmic else {"range": [0, 1.05 * top]}),
+    }
     return {
         entry.label: _training_chart(entry, curves, split, axis)
         for entry, (curves, split) in zip(group.entries, read, strict=True)

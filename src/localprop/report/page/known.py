@@ -135,7 +135,7 @@ def _cka(_: Path, analysis: Analysis) -> list[Shown]:
         return []
     names = [str(row.get("name")) for row in analysis.rows]
     words = "CKA of every two blocks; each with itself is 1."
-    return [matrix_chart("CKA of blocks", words, analysis.matrix, names, (0.0, 1.0))]
+    return [matrix_chart("CKA of blocks", words, analysis.matrix, "block", names, (0.0, 1.0))]
 
 
 KINDS: Mapping[str, Kind] = {

@@ -29,7 +29,13 @@ _BOTH_WAYS = [[0, "$low"], [0.5, "$card"], [1, "$high"]]
 
 
 def matrix_chart(
-    title: str, words: str, matrix: Matrix, names: Sequence[str], limits: tuple[float, float], note: str = ""
+    title: str,
+    words: str,
+    matrix: Matrix,
+    kind: str,
+    names: Sequence[str],
+    limits: tuple[float, float],
+    note: str = "",
 ) -> Chart:
     """Draw a matrix in colours.
 
@@ -37,7 +43,8 @@ def matrix_chart(
         title: What it shows.
         words: The main facts.
         matrix: Square; what is None stays empty.
-        names: Of rows and columns alike.
+        kind: What rows and columns are.
+        names: Theirs.
         limits: The numbers of the two ends of the colours; about zero they diverge.
         note: What to know when reading it.
     """
@@ -60,9 +67,9 @@ def matrix_chart(
     axes = {"xaxis": ticks, "yaxis": {**ticks, "autorange": "reversed"}}
     cells = [[name, *row] for name, row in zip(names, values, strict=True)]
     numbers = (
-        Numbers(["", *names], cells)
+        Numbers([kind, *names], cells)
         if len(names) <= MOST_NAMED
-        else Numbers(["", "largest beside itself"], _largest(names, matrix))
+        else Numbers([kind, "largest beside itself"], _largest(names, matrix))
     )
     return Chart(title, words, [trace], axes, numbers, 420, note)
 
@@ -98,7 +105,7 @@ def embedding_charts(analysis: Analysis) -> list[Chart]:
     charts = [_map(analysis, layout, cosines)]
     if len(cosines) == len(classes) <= MOST_CLASSES:
         words = f"Cosines of the embeddings of {len(classes)} classes, dictionary {name}."
-        charts.append(matrix_chart("Cosines of label embeddings", words, cosines, classes, (-1.0, 1.0)))
+        charts.append(matrix_chart("Cosines of label embeddings", words, cosines, "class", classes, (-1.0, 1.0)))
     return charts
 
 
@@ -112,7 +119,7 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         "x": [rounded(x) for x, _ in layout],
         "y": [rounded(y) for _, y in layout],
         "text": [shown(name) for name in classes],
-        "textposition": _sides([x for x, _ in layout]),
+        "textposition": _sides(layout),
         "marker": {
             "size": 10,
             "color": [series(group) for group in groups],
@@ -161,11 +168,16 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
     )
 
 
-def _sides(x: Sequence[float]) -> list[str]:
-    """Put the names of neighbours on opposite sides, so that they seldom cover each other."""
-    order = sorted(range(len(x)), key=lambda place: x[place])
-    sides = {place: ("top center", "bottom center")[rank % 2] for rank, place in enumerate(order)}
-    return [sides[place] for place in range(len(x))]
+def _sides(layout: Sequence[tuple[float, float]]) -> list[str]:
+    """Put each name on the other side than that of the nearest point before it, so that few cover each other."""
+    sides: list[str] = []
+    for place, (x, y) in enumerate(layout):
+        distances = [
+            (math.hypot(x - other[0], y - other[1]), side) for other, side in zip(layout[:place], sides, strict=True)
+        ]
+        _, nearest = min(distances, default=(0.0, "bottom center"))
+        sides.append("top center" if nearest == "bottom center" else "bottom center")
+    return sides
 
 
 def confusion_charts(analysis: Analysis) -> list[Chart]:
@@ -189,7 +201,7 @@ def confusion_charts(analysis: Analysis) -> list[Chart]:
         top_rate = max(_rate(worst), 1.0)
         square = tuple(tuple(row) for row in matrix)
         note = "Percent of the images of both classes that are taken for the other one."
-        drawn = matrix_chart(f"Confusion in {block}", words, square, classes, (0.0, top_rate), note)
+        drawn = matrix_chart(f"Confusion in {block}", words, square, "class", classes, (0.0, top_rate), note)
         charts.insert(0, Chart(drawn.title, words, drawn.traces, drawn.axes, numbers, drawn.height, note))
     return charts
 

@@ -149,7 +149,9 @@ def facts(group: Group) -> list[tuple[str, str]]:
         ("settings of all", pairs(shared_settings(group.rows)) or NONE),
     ]
     told += [
-        (f"settings of {entry.label}", pairs({"method": entry.row.settings.get("method")})) for entry in group.entries
+        (f"settings of {entry.label}", pairs({"method": entry.row.settings.get("method")}))
+        for entry in group.entries
+        if len(group.entries) > 1
     ]
     if unlike := own_recipes(group.rows):
         told.append(("trained by settings of their own", unlike))

@@ -35,9 +35,10 @@
 
   const themed = (layout, width) => {
     const [ink, muted, line, card] = ["ink", "muted", "line", "card"].map((name) => color(`$${name}`));
-    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true, fixedrange: true };
-    const titled = (own) => ({ ...axis, ...painted(own), ...(own.title && { title: { ...own.title, standoff: 10 } }) });
     const narrow = width < 520;
+    const size = narrow ? 11 : 13;
+    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true, fixedrange: true };
+    const titled = (own) => ({ ...axis, ...painted(own), ...(own.title && { title: { ...own.title, standoff: 10, font: { size } } }) });
     return {
       ...layout,
       xaxis: titled(layout.xaxis),
@@ -45,7 +46,7 @@
       shapes: painted(layout.shapes ?? []),
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: ink },
+      font: { family: getComputedStyle(document.body).fontFamily, size, color: ink },
       hoverlabel: { bgcolor: card, bordercolor: muted, font: { color: ink } },
       hovermode: "closest",
       margin: { l: 8, r: 12, t: 12, b: 8 },
