@@ -58,7 +58,8 @@ class Chart:
 
     def spec(self) -> dict[str, Any]:
         """Return what the page's script draws."""
-        return {"data": list(self.traces), "layout": {**self.axes, "height": self.height}}
+        layout = {"showlegend": len(self.traces) > 1, **self.axes, "height": self.height}
+        return {"data": list(self.traces), "layout": layout}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def shown(text: str) -> str:
     """Make a name safe to draw: short, and without what Plotly reads as markup."""
     text = " ".join(text.split())
     text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
-    return html.escape(text, quote=False)
+    return html.escape(text, quote=False).replace("$", "&#36;")  # between dollars it would be a formula
 
 
 def rounded(value: float | None) -> float | None:
@@ -116,13 +117,12 @@ def short_number(cell: Cell) -> str:
 
 def named_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
     """Lay out an axis with a name at 0, 1, ...; as numbers, for names that look alike must not fall together."""
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [shown(name) for name in names],
-        "zeroline": False,
-        "autotickangles": [0, -45, -90],
-        **more,
-    }
+    return {"tickvals": list(range(len(names))), "ticktext": [shown(name) for name in names], **more}
+
+
+def named_across(names: Sequence[str], **more: Any) -> dict[str, Any]:
+    """Lay out a horizontal axis of names, tilted where they would not fit."""
+    return named_axis(names, autotickangles=[0, -45, -90], **more)
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], color: str, group: str) -> Trace:

@@ -20,6 +20,7 @@ from localprop.report.page.chart import (
     Trace,
     band,
     depth,
+    named_across,
     named_axis,
     rounded,
     series,
@@ -146,7 +147,7 @@ def end_chart(group: Group) -> Chart:
         cells.append([entry.label, *(human_estimate(error, 2) for error in errors)])
     answers = "; ".join(f"{entry.label} {human_estimate(entry.row.test_error, 1)}" for entry in group.entries)
     words = f"Test error of each layer after training, by method. The networks' answers in percent: {answers}."
-    axes = {"xaxis": named_axis(names), "yaxis": {"title": {"text": "test error (%)"}, "rangemode": "tozero"}}
+    axes = {"xaxis": named_across(names), "yaxis": {"title": {"text": "test error (%)"}, "rangemode": "tozero"}}
     note = "At each block its own prediction, where it makes one; at the right the network's answer."
     return Chart("Layers after training", words, traces, axes, Numbers(["method", *names], cells), 380, note)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localprop.report.labels import NONE
-from localprop.report.page.chart import DASHES, SYMBOLS, Chart, Numbers, Picture, Trace, named_axis, series
+from localprop.report.page.chart import DASHES, SYMBOLS, Chart, Numbers, Picture, Trace, named_across, series
 from localprop.report.page.matrices import confusion_charts, embedding_charts, matrix_chart
 from localprop.report.page.stored import Analysis, Explained, Scalar
 
@@ -114,7 +114,7 @@ def _lines(title: str, analysis: Analysis, lines: Mapping[str, str]) -> Chart:
         for index, (label, values) in enumerate(columns.items())
     ]
     told = "; ".join(f"{label} {_ends(names, values)}" for label, values in columns.items())
-    axes = {"xaxis": named_axis(names), "yaxis": {"rangemode": "tozero"}, "showlegend": len(columns) > 1}
+    axes = {"xaxis": named_across(names), "yaxis": {"rangemode": "tozero"}}
     return Chart(title, f"{title}, block by block: {told}.", traces, axes, height=300)
 
 

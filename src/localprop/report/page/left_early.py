@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from localprop.report.labels import NONE, human_ratio
-from localprop.report.page.chart import ABOVE, INK, MUTED, Chart, Numbers, named_axis, rounded, series, shown
+from localprop.report.page.chart import ABOVE, INK, MUTED, Chart, Numbers, named_across, rounded, series, shown
 from localprop.report.page.stored import Exits, Threshold
 
 
@@ -164,9 +164,8 @@ def _leaving(exits: Exits, block_names: Sequence[str], rows: Sequence[Threshold]
         "hovertemplate": "%{y:.1f} %<extra></extra>",
     }
     axes = {
-        "xaxis": named_axis(block_names),
+        "xaxis": named_across(block_names),
         "yaxis": {"title": {"text": "images that leave (%)"}, "range": [0, 100]},
-        "showlegend": False,
     }
     cells = [
         (NONE if row.threshold is None else f"{row.threshold:.4f}", *(f"{100 * share:.1f}" for share in row.shares))

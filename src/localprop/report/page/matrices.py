@@ -13,6 +13,7 @@ from localprop.report.page.chart import (
     Chart,
     Numbers,
     Trace,
+    named_across,
     named_axis,
     rounded,
     series,
@@ -63,8 +64,11 @@ def matrix_chart(
     }
     if len(names) <= 12:
         trace |= {"texttemplate": "%{z:.2f}", "textfont": {"color": INK}}
-    ticks = named_axis(names if len(names) <= MOST_NAMED else (), showgrid=False)
-    axes = {"xaxis": ticks, "yaxis": {**ticks, "autorange": "reversed"}}
+    ticks = names if len(names) <= MOST_NAMED else ()
+    axes = {
+        "xaxis": named_across(ticks, showgrid=False),
+        "yaxis": named_axis(ticks, showgrid=False, autorange="reversed"),
+    }
     cells = [[name, *row] for name, row in zip(names, values, strict=True)]
     numbers = (
         Numbers([kind, *names], cells)
@@ -128,7 +132,7 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         "cliponaxis": False,
         "hovertemplate": "%{text}<extra></extra>",
     }
-    hidden = {"showticklabels": False, "zeroline": False}
+    hidden = {"showticklabels": False}
     titles = (
         ["", ""]
         if is_t_sne
@@ -140,7 +144,6 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
     axes = {
         "xaxis": {**hidden, "title": {"text": titles[0]}},
         "yaxis": {**hidden, "title": {"text": titles[1]}},
-        "showlegend": False,
     }
     near = (
         [_nearest(row, place, classes) for place, row in enumerate(cosines)]
@@ -233,7 +236,6 @@ def _against_cosine(block: str, pairs: Sequence[Pair], numbers: Numbers, words: 
     axes = {
         "xaxis": {"title": {"text": "cosine of the two embeddings"}},
         "yaxis": {"title": {"text": "confusion (%)"}, "rangemode": "tozero"},
-        "showlegend": False,
     }
     return Chart(
         "Confusion against likeness", f"Confusion over the cosine of embeddings. {words}", [trace], axes, numbers, 340

@@ -37,7 +37,8 @@
     const [ink, muted, line, card] = ["ink", "muted", "line", "card"].map((name) => color(`$${name}`));
     const narrow = width < 520;
     const size = narrow ? 11 : 13;
-    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true, fixedrange: true };
+    const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
+    const axis = { gridcolor: line, zeroline: false, automargin: true, fixedrange: true };
     const titled = (own) => ({ ...axis, ...painted(own), ...(own.title && { title: { ...own.title, standoff: 10, font: { size } } }) });
     return {
       ...layout,
@@ -50,9 +51,7 @@
       hoverlabel: { bgcolor: card, bordercolor: muted, font: { color: ink } },
       hovermode: "closest",
       margin: { l: 8, r: 12, t: 12, b: 8 },
-      legend: narrow
-        ? { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 }
-        : { x: 1.02, y: 1 },
+      ...(layout.showlegend && { legend: narrow ? below : { x: 1.02, y: 1 } }),
     };
   };
 
