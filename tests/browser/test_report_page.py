@@ -201,6 +201,7 @@ def test_page__slides_through_the_thresholds_by_arrow_keys(page_file: Path, open
     assert drawn() == ([1, 20], [0, 0, 100])
 
 
+@pytest.mark.slow
 def test_page__chooses_a_method_and_a_run(page_file: Path, opened: Open) -> None:
     page = opened(page_file)
     heading = page.get_by_role("heading", name="over training")
@@ -212,6 +213,7 @@ def test_page__chooses_a_method_and_a_run(page_file: Path, opened: Open) -> None
     draw_all(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page__can_be_read_in_both_schemes(page_file: Path, opened: Open, scheme: str) -> None:
     page = opened(page_file, scheme=scheme)
@@ -222,6 +224,7 @@ def test_page__can_be_read_in_both_schemes(page_file: Path, opened: Open, scheme
     assert [one for one in found if one[0] < 4.5] == []
 
 
+@pytest.mark.slow
 def test_page__changes_scheme_with_its_charts(page_file: Path, opened: Open) -> None:
     page = opened(page_file)
     draw_all(page)
@@ -241,6 +244,7 @@ def test_page__changes_scheme_with_its_charts(page_file: Path, opened: Open) -> 
     assert colors() == light  # what was chosen by hand stays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page_file", "hostile_file"])
 def test_page__fits_a_phone(name: str, opened: Open, request: pytest.FixtureRequest) -> None:
     page = opened(request.getfixturevalue(name), PHONE, "dark")
@@ -266,6 +270,7 @@ def test_page__shows_hostile_names_as_text(hostile_file: Path, opened: Open) -> 
     assert any("🦉 emoji %{x} $\\alpha$" in tick for tick in ticks)
 
 
+@pytest.mark.slow
 def test_page__forbids_scripts_that_are_not_its_own(page_file: Path, tmp_path: Path, browser: Any) -> None:
     """Even if a name got through as markup, the browser would not run it, nor fetch anything."""
     injected = '<img src="http://127.0.0.1:9/x.png" onerror="document.title = 1"><script>document.title = 2</script>'
@@ -281,6 +286,7 @@ def test_page__forbids_scripts_that_are_not_its_own(page_file: Path, tmp_path: P
     page.close()
 
 
+@pytest.mark.slow
 def test_page__holds_its_numbers_without_scripts(page_file: Path, opened: Open) -> None:
     page = opened(page_file, java_script_enabled=False)
     assert "Charts, sorting and the slider need JavaScript" in page.locator("main").inner_text()

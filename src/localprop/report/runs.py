@@ -170,7 +170,7 @@ def read_evaluations(run: Path, split: str = "test") -> list[Evaluation]:
         where = f"{path}, line {number},"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not valid: {error}; repeat this run") from None
         if isinstance(row, dict) and row.get("kind") == "evaluation" and row.get("split") == split:
             evaluation = parse(Evaluation, line, where)

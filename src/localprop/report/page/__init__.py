@@ -77,7 +77,7 @@ def _scripts() -> list[str]:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ValueError(
-            f"report needs plotly and jinja2 ({error.name} is missing); install them with: "
+            f"report needs plotly and jinja2 ({(error.name or '').partition('.')[0]} is missing); install them with: "
             "pip install 'localprop[report]'"
         ) from error
     own = (files(__name__) / "template" / "page.js").read_text(encoding="utf-8")
