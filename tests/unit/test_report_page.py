@@ -140,6 +140,17 @@ def test_gather__adds_seeds_of_other_directories_and_names_what_differs(comparis
     }
 
 
+def test_gather__takes_an_unset_setting_for_one_that_is_not_there(tmp_path: Path) -> None:
+    settings = final("dcl")["settings"]
+    settings["method"]["projection"] = settings["precision"] = None
+    runs = [
+        write_run(tmp_path / "old", final("dcl", 0)),
+        write_run(tmp_path / "new", final("dcl", 1, settings=settings)),
+    ]
+    [group] = gather(runs)
+    assert {row.method: row.seeds for row in group.rows} == {"dcl": (0, 1)}
+
+
 @pytest.mark.parametrize(
     ("dcl", "words"),
     [
@@ -166,7 +177,17 @@ def test_headline__without_backprop(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / method, final(method)) for method in ("dcl", "mono-forward")]
     [group] = gather(runs)
     told = headline(group).sentences[0]
-    assert told == "Of 2 methods dcl has the lowest test error, 23.00 %. Backprop is not among them."
+    assert told == "Of 2 rows dcl has the lowest test error, 23.00 %. Backprop is not among them."
+
+
+def test_headline__of_backprop_alone(tmp_path: Path) -> None:
+    runs = []
+    for rate in (0.1, 0.01):
+        settings = {**final("bp")["settings"], "optimizer": {"name": "AdamW", "lr": rate}}
+        runs.append(write_run(tmp_path / str(rate), final("bp", settings=settings, test_error=100 * rate)))
+    told = headline(gather(runs)[0]).sentences[0]
+    assert told == "Of 2 rows bp (optimizer.lr 0.01) has the lowest test error, 1.00 %."
+    assert headline(gather(runs[:1])[0]).sentences[0].startswith("bp is wrong on 10.00 % of the test images. One seed")
 
 
 def test_training_charts__are_thinned_and_say_so(tmp_path: Path) -> None:
@@ -192,6 +213,16 @@ def test_slider__starts_at_what_was_chosen_and_ends_at_the_whole_network(tmp_pat
     assert found.stops[-1].words.startswith("whole network: test error 20.00 percent")
 
 
+def test_slider__may_start_at_the_whole_network(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", final("dcl"))
+    write_exits(run)
+    exits = read_exits(run, gather([run])[0].entries[0].finals[0])
+    assert exits is not None
+    found = slider(exits.model_copy(update={"chosen": exits.whole}), ("conv1", "conv2", "classifier"))
+    assert found.start == len(found.stops) - 1
+    assert found.stops[-1].tiles["threshold"] == ("none", "chosen on held-out images")
+
+
 def test_page__of_hostile_names_is_text(tmp_path: Path) -> None:
     page = page_of(tmp_path / "page.html", write_hostile(tmp_path))
     for name in HOSTILE:
@@ -206,7 +237,7 @@ def test_page__of_hostile_names_is_text(tmp_path: Path) -> None:
 
 
 def test_shown__leaves_no_markup_and_no_formula() -> None:
-    assert shown("<b>a</b> & $x$\n") == "&lt;b&gt;a&lt;/b&gt; &amp; &#36;x&#36;"
+    assert shown("<b>a</b> & $x$\n\u202e") == "&lt;b&gt;a&lt;/b&gt; &amp; &#36;x&#36;"
     assert len(shown("x" * 200)) == 28
 
 
@@ -223,16 +254,17 @@ def test_page__names_the_extra_that_it_needs(
     assert "pip install 'localprop[report]'" in error
 
 
-def test_pictures__share_a_budget(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}.png" for number in range(4)]
+def test_pictures__share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
     for path in paths:
-        Image.effect_noise((900, 450), 80).save(path)
+        Image.effect_noise((690, 230), 80).save(path)
+    whole = sum(len(one.uri) for one in pictures.encode(paths, "repeat it").values())
+    monkeypatch.setattr(pictures, "BUDGET_BYTES", whole - 1)
     encoded = pictures.encode(paths, "repeat it").values()
-    assert sum(len(one.uri) for one in encoded) <= pictures.BUDGET_BYTES
-    assert all(one.shrunk and one.width in pictures.WIDTHS and one.height == one.width // 2 for one in encoded)
-    Image.new("RGB", (300, 100)).save(paths[0])
-    [small] = pictures.encode(paths[:1], "repeat it").values()
-    assert (small.width, small.height, small.shrunk) == (300, 100, False)
+    assert sum(len(one.uri) for one in encoded) < whole
+    assert [(one.width, one.height, one.shrunk) for one in encoded] == [(480, 160, True)] * 2
+    monkeypatch.setattr(pictures, "BUDGET_BYTES", whole)
+    assert not any(one.shrunk for one in pictures.encode(paths, "repeat it").values())
 
 
 def test_pictures__that_never_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +291,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("final.json", {"test_error": None}, "test_error"),
     ("final.json", {"test_error": float("nan")}, "test_error: Input should be a finite number; repeat this run"),
     ("final.json", {"method": "pred"}, "is of method 'pred' and seed 0"),
+    ("final.json", {"block_names": ["one"]}, "1 block_names, but 3 layer_errors"),
     ("metrics.jsonl", None, "metrics.jsonl is missing; repeat this run"),
     ("metrics.jsonl", b"[" * 100_000, "metrics.jsonl, line 1, is not valid"),
     ("metrics.jsonl", b"{}\n", "has no evaluation on the 'test' split; repeat this run"),
@@ -301,6 +334,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], directories: lis
 def test_page__refuses_what_is_no_run(comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     refused(tmp_path, capsys, [tmp_path / "nowhere"], "nowhere: there is no such directory")
+    refused(tmp_path, capsys, [comparison / "dcl" / "cost.json"], "cost.json: this is a file; name the directory")
     refused(tmp_path, capsys, [comparison, tmp_path / "empty"], "empty: neither a run of localprop")
     (tmp_path / "empty" / "config.yaml").write_text("method: {name: dcl}\n")
     refused(tmp_path, capsys, [tmp_path / "empty"], "the run has not finished; resume it")
@@ -312,7 +346,7 @@ def test_page__refuses_what_is_no_run(comparison: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--out", "page.txt"], "--out page.txt: must end in .html or .htm"),
+        (["--out", "page.txt"], "--out page.txt: must end in .html"),
         (["--out", "nowhere/page.html"], "--out nowhere/page.html: there is no directory nowhere"),
         (["--out", "directory.html"], "--out directory.html: this is a directory"),
         (["--out", f"{'x' * 250}.html"], "cannot be written"),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Ratio = Annotated[float, Field(gt=0)]
@@ -43,6 +43,12 @@ class Final(Record):
     commit: str | None = None
     settings: dict[str, JsonValue]
     hardware: dict[str, JsonValue]
+
+    @model_validator(mode="after")
+    def _every_block_has_a_name(self) -> Final:
+        if self.block_names and len(self.block_names) != len(self.layer_errors):
+            raise ValueError(f"{len(self.block_names)} block_names, but {len(self.layer_errors)} layer_errors")
+        return self
 
 
 class Cost(Record):

@@ -20,7 +20,7 @@ FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "fea
 
 _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb")
 _STALE = re.compile(
-    r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain|exits)\.json|comparison\.md)\.tmp-\d+"
+    r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain|exits)\.json|comparison\.md|.+\.html)\.tmp-\d+"
 )
 
 

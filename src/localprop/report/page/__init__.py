@@ -20,7 +20,7 @@ from localprop.report.page.words import command
 from localprop.train.directory import replace_text
 
 MOST_BYTES = 6_000_000
-SUFFIXES = (".html", ".htm")
+SUFFIX = ".html"
 
 
 def write_page(directories: Sequence[Path], path: Path) -> int:
@@ -62,8 +62,8 @@ def check_page(path: Path) -> None:
     Raises:
         ValueError: Its suffix is another, it is a directory, or its directory is not there.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--out {path}: must end in {' or '.join(SUFFIXES)}")
+    if path.suffix != SUFFIX:
+        raise ValueError(f"--out {path}: must end in {SUFFIX}")
     if path.is_dir():
         raise ValueError(f"--out {path}: this is a directory; name a file")
     if not path.parent.is_dir():

@@ -96,9 +96,14 @@ def veiled(color: str) -> str:
     return f"{color}/0.16"
 
 
+def printable(text: str) -> str:
+    """Leave out what is not seen, such as marks that turn the direction of all text behind them."""
+    return " ".join("".join(letter for letter in text if letter.isprintable() or letter.isspace()).split())
+
+
 def shown(text: str) -> str:
     """Make a name safe to draw: short, and without what Plotly reads as markup."""
-    text = " ".join(text.split())
+    text = printable(text)
     text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
     return html.escape(text, quote=False).replace("$", "&#36;")  # between dollars it would be a formula
 

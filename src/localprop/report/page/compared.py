@@ -30,6 +30,7 @@ from localprop.report.page.gather import BACKPROP, Entry, Group
 from localprop.report.rows import MeanStd, Row
 
 MOST_POINTS = 60
+MOST_LEGEND = 12
 BAR_PIXELS, BAR_FRAME_PIXELS = 34, 96
 ANSWER = "network"
 HOVER = "%{y:.2f} %<extra>%{fullData.name}</extra>"
@@ -52,7 +53,7 @@ def training_charts(group: Group) -> dict[str, Chart]:
     top = max(point.mean + (point.std or 0) for line in lines for point in line)
     axis = {
         "title": {"text": "error (%)"},
-        **({"type": "log", "dtick": "D2"} if logarithmic else {"range": [0, 1.05 * top]}),
+        **({"type": "log", "dtick": "D2"} if logarithmic else {"range": [0, max(1.0, 1.05 * top)]}),
     }
     return {
         entry.label: _training_chart(entry, curves, split, axis)
@@ -109,7 +110,10 @@ def _training_chart(entry: Entry, curves: Curves, split: str, axis: Mapping[str,
         note += " Hidden blocks of this method make no prediction."
     if len(kept) < len(curves.epochs):
         note += f" Shown are {len(kept)} of {len(curves.epochs)} evaluations, evenly spaced; the last is among them."
-    axes = {"xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"}, "yaxis": axis}
+    axes: dict[str, Any] = {"xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"}, "yaxis": axis}
+    if len(blocks) > MOST_LEGEND:
+        axes["showlegend"] = False
+        note += " Colours run from the first block to the last; the strong line is the network's answer."
     return Chart(f"Layers of {entry.label} over training", words, traces, axes, Numbers(columns, cells), 380, note)
 
 

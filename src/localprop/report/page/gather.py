@@ -94,6 +94,8 @@ def gather(directories: Sequence[Path]) -> list[Group]:
 
 
 def _runs_of(directory: Path) -> dict[Path, Final]:
+    if directory.is_file():
+        raise ValueError(f"{directory}: this is a file; name the directory of a run or of a comparison")
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no such directory; name the --out of a training or a comparison")
     if any((directory / name).exists() for name in ("final.json", "config.yaml", "metrics.jsonl")):
@@ -109,12 +111,12 @@ def _runs_of(directory: Path) -> dict[Path, Final]:
 
 def _protocol(final: Final) -> dict[str, JsonValue]:
     shared = {name: value for name, value in final.settings.items() if name not in NO_PROTOCOL}
-    return {"model": final.model, "data": final.data, "epochs": final.epochs, "settings": shared}
+    return {"model": final.model, "data": final.data, "epochs": final.epochs, **flatten({"settings": shared})}
 
 
 def _identity(final: Final) -> dict[str, JsonValue]:
     own = {name: final.settings.get(name) for name in ("method", *RECIPE)}
-    return {"method": final.method, "settings": own}
+    return {"name": final.method, **flatten(own)}
 
 
 def _key(facts: dict[str, JsonValue]) -> str:

@@ -71,7 +71,7 @@ def slider(exits: Exits, block_names: Sequence[str]) -> Slider:
 
 def _stop(row: Threshold, exits: Exits) -> Stop:
     threshold = "none" if row.threshold is None else f"{row.threshold:.4f}"
-    is_chosen = row.threshold is not None and row.threshold == exits.chosen.threshold
+    is_chosen = row.threshold == exits.chosen.threshold
     low, high = row.throughput_ratio_spread
     tiles = {
         "threshold": (threshold, "chosen on held-out images" if is_chosen else f"least {exits.by} to leave with"),

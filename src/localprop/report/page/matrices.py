@@ -23,7 +23,7 @@ from localprop.report.page.stored import Analysis, Matrix, Pair
 
 MOST_CLASSES = 120
 MOST_NAMED = 40
-MOST_PAIRS = 20
+MOST_PAIRS, MOST_DRAWN_PAIRS = 20, 2000
 _UPWARD = [[0, "$card"], [1, "$high"]]
 _BOTH_WAYS = [[0, "$low"], [0.5, "$card"], [1, "$high"]]
 """Colours of numbers, on which the page's ink can be read everywhere."""
@@ -59,16 +59,12 @@ def matrix_chart(
         "xgap": 1,
         "ygap": 1,
         "colorbar": {"thickness": 12, "outlinewidth": 0},
-        "text": [[f"{shown(row)} / {shown(column)}" for column in names] for row in names],
-        "hovertemplate": "%{text}: %{z:.3g}<extra></extra>",
+        "hovertemplate": "%{y} / %{x}: %{z:.3g}<extra></extra>",
     }
     if len(names) <= 12:
         trace |= {"texttemplate": "%{z:.2f}", "textfont": {"color": INK}}
-    ticks = names if len(names) <= MOST_NAMED else ()
-    axes = {
-        "xaxis": named_across(ticks, showgrid=False),
-        "yaxis": named_axis(ticks, showgrid=False, autorange="reversed"),
-    }
+    ticks = {"showgrid": False, "showticklabels": len(names) <= MOST_NAMED}
+    axes = {"xaxis": named_across(names, **ticks), "yaxis": named_axis(names, **ticks, autorange="reversed")}
     cells = [[name, *row] for name, row in zip(names, values, strict=True)]
     numbers = (
         Numbers([kind, *names], cells)
@@ -159,7 +155,9 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
     cells: list[list[Cell]] = [
         [name, x, y, _told(found)] for name, (x, y), found in zip(classes, layout, near, strict=True)
     ]
-    note = "Colours and shapes are super-classes." if analysis.super_of else ""
+    note = "Colours and shapes are super-classes. " if analysis.super_of else ""
+    if len(classes) > MOST_CLASSES:
+        note += f"Cosines and confusion are drawn of at most {MOST_CLASSES} classes; explain.json has them all."
     return Chart(
         "Map of label embeddings",
         words,
@@ -194,7 +192,7 @@ def confusion_charts(analysis: Analysis) -> list[Chart]:
     numbers = Numbers(["class", "mixed up with", "confusion %", "cosine"], top)
     worst = known[0]
     words = f"Most mixed up in {block}: {worst.classes[0]} and {worst.classes[1]}, {_rate(worst):.1f} percent."
-    charts = [_against_cosine(block, known, numbers, words)]
+    charts = [_against_cosine(known, numbers, words)]
     classes = _classes(pairs)
     if classes and len(classes) <= MOST_CLASSES:
         matrix: list[list[float | None]] = [[None] * len(classes) for _ in classes]
@@ -223,7 +221,10 @@ def _classes(pairs: Sequence[Pair]) -> list[str]:
     return classes if order == [pair.classes for pair in pairs] else []
 
 
-def _against_cosine(block: str, pairs: Sequence[Pair], numbers: Numbers, words: str) -> Chart:
+def _against_cosine(most_first: Sequence[Pair], numbers: Numbers, words: str) -> Chart:
+    pairs = most_first[:MOST_DRAWN_PAIRS]
+    left = len(most_first) - len(pairs)
+    note = f"The {len(pairs)} pairs most mixed up; {left} others are not drawn." if left else ""
     trace: Trace = {
         "type": "scatter",
         "mode": "markers",
@@ -237,6 +238,5 @@ def _against_cosine(block: str, pairs: Sequence[Pair], numbers: Numbers, words: 
         "xaxis": {"title": {"text": "cosine of the two embeddings"}},
         "yaxis": {"title": {"text": "confusion (%)"}, "rangemode": "tozero"},
     }
-    return Chart(
-        "Confusion against likeness", f"Confusion over the cosine of embeddings. {words}", [trace], axes, numbers, 340
-    )
+    words = f"Confusion over the cosine of embeddings. {words}"
+    return Chart("Confusion against likeness", words, [trace], axes, numbers, 340, note)

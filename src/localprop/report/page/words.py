@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localprop.report.labels import NONE, human_count, human_estimate, human_ratio, own_recipes, pairs, shared_settings
-from localprop.report.page.chart import Cell, Numbers
+from localprop.report.page.chart import Cell, Numbers, printable
 from localprop.report.page.gather import BACKPROP, Entry, Group
 from localprop.report.rows import MeanStd
 
@@ -31,45 +31,46 @@ class Headline:
 
 
 def headline(group: Group) -> Headline:
-    """Say what came out of a comparison."""
-    backprop = next((entry for entry in group.entries if entry.method == BACKPROP), None)
+    """Say what came out of a comparison: the best beside backprop, where there is any."""
     others = [entry for entry in group.entries if entry.method != BACKPROP]
-    if not others:
-        assert backprop is not None
-        return Headline((_error_tile(backprop, "backprop"),), (_alone(backprop),))
-    best = min(others, key=lambda entry: entry.row.test_error.mean)
-    is_best = f"best of {len(others)}: {best.label}" if len(others) > 1 else best.label
-    tiles = [*([_error_tile(backprop, "backprop")] if backprop else []), _error_tile(best, is_best)]
-    if (ensemble := best.row.ensemble_error) is not None and any(best.row.layer_errors[:-1]):
-        tiles.append(
-            Tile(
-                f"{best.label}, all layers",
-                f"{human_estimate(ensemble, 2)}\u00a0%",
-                "error of the weighted sum of all blocks",
-            )
-        )
-    tiles += _cost_tiles(best)
-    if backprop is None and len(others) == 1:
+    backprop = _lowest([entry for entry in group.entries if entry.method == BACKPROP]) if others else None
+    compared = others or list(group.entries)
+    best = _lowest(compared)
+    assert best is not None
+    name = printable(best.label)
+    label = f"best of {len(compared)}: {name}" if len(compared) > 1 else name
+    tiles = [*([_error_tile(backprop, "backprop")] if backprop else []), _error_tile(best, label), *_more_tiles(best)]
+    if len(group.entries) == 1:
         return Headline(tuple(tiles), (_alone(best),))
-    if backprop is None:
-        sentences = [
-            f"Of {len(others)} methods {best.label} has the lowest test error, "
-            f"{human_estimate(best.row.test_error, 2)} %. Backprop is not among them."
-        ]
-        second = sorted(others, key=lambda entry: entry.row.test_error.mean)[1]
-        sentences.append(_caveat(best.row.test_error, second.row.test_error, "the next one"))
-    else:
-        gap = best.row.test_error.mean - backprop.row.test_error.mean
-        side = "more" if gap > 0 else "less"
-        told = f"the best of the {len(others)} other methods, {best.label}," if len(others) > 1 else best.label
-        sentences = [
-            f"Backprop is wrong on {human_estimate(backprop.row.test_error, 2)} % of the test images, {told} on "
-            f"{human_estimate(best.row.test_error, 2)} %: {abs(gap):.2f} points {side}.",
-            _caveat(best.row.test_error, backprop.row.test_error, "backprop"),
-        ]
-    if len(others) > 1:
-        sentences.append(f"{best.label} was picked by its test error among {len(others)}, which flatters it.")
+    sentences = _beside(best, backprop, len(others)) if backprop else _among(best, compared, has_backprop=not others)
+    if len(compared) > 1:
+        sentences.append(f"{name} was picked by its test error among {len(compared)}, which flatters it.")
     return Headline(tuple(tiles), tuple(sentences))
+
+
+def _lowest(entries: Sequence[Entry]) -> Entry | None:
+    return min(entries, key=lambda entry: entry.row.test_error.mean, default=None)
+
+
+def _beside(best: Entry, backprop: Entry, count: int) -> list[str]:
+    gap = best.row.test_error.mean - backprop.row.test_error.mean
+    name = printable(best.label)
+    told = f"the best of the {count} other methods, {name}," if count > 1 else name
+    return [
+        f"Backprop is wrong on {human_estimate(backprop.row.test_error, 2)} % of the test images, {told} on "
+        f"{human_estimate(best.row.test_error, 2)} %: {abs(gap):.2f} points {'more' if gap > 0 else 'less'}.",
+        _caveat(best.row.test_error, backprop.row.test_error, "backprop"),
+    ]
+
+
+def _among(best: Entry, entries: Sequence[Entry], *, has_backprop: bool) -> list[str]:
+    second = sorted(entries, key=lambda entry: entry.row.test_error.mean)[1]
+    error = human_estimate(best.row.test_error, 2)
+    return [
+        f"Of {len(entries)} rows {printable(best.label)} has the lowest test error, {error} %."
+        + ("" if has_backprop else " Backprop is not among them."),
+        _caveat(best.row.test_error, second.row.test_error, "the next one"),
+    ]
 
 
 def _error_tile(entry: Entry, label: str) -> Tile:
@@ -77,18 +78,21 @@ def _error_tile(entry: Entry, label: str) -> Tile:
     return Tile(label, f"{human_estimate(entry.row.test_error, 2)}\u00a0%", f"test error, {seeds}")
 
 
-def _cost_tiles(entry: Entry) -> list[Tile]:
-    row = entry.row
+def _more_tiles(entry: Entry) -> list[Tile]:
+    row, name = entry.row, printable(entry.label)
     tiles = []
+    if row.ensemble_error is not None and any(row.layer_errors[:-1]):
+        error = f"{human_estimate(row.ensemble_error, 2)}\u00a0%"
+        tiles.append(Tile(f"{name}, all layers", error, "error of the weighted sum of all blocks"))
     if row.step_ratio is not None:
-        tiles.append(Tile(f"{entry.label}, time", human_ratio(row.step_ratio), "of a step of backprop written by hand"))
+        tiles.append(Tile(f"{name}, time", human_ratio(row.step_ratio), "of a step of backprop written by hand"))
     if row.memory_ratio is not None:
-        tiles.append(Tile(f"{entry.label}, memory", human_ratio(row.memory_ratio), "of backprop written by hand"))
+        tiles.append(Tile(f"{name}, memory", human_ratio(row.memory_ratio), "of backprop written by hand"))
     return tiles
 
 
 def _alone(entry: Entry) -> str:
-    error = f"{entry.label} is wrong on {human_estimate(entry.row.test_error, 2)} % of the test images. "
+    error = f"{printable(entry.label)} is wrong on {human_estimate(entry.row.test_error, 2)} % of the test images. "
     spread = "" if entry.row.num_seeds > 1 else "One seed: nothing is known of its spread. "
     return error + spread + "Nothing stands beside it; give more runs of the same protocol to compare."
 
@@ -174,6 +178,5 @@ def command(*words: str | Path) -> str:
 
 def wanted_run(group: Group) -> tuple[Entry, Path]:
     """Return the run to look closer at: the first of the best method beside backprop, or of backprop alone."""
-    others = [entry for entry in group.entries if entry.method != BACKPROP] or list(group.entries)
-    best = min(others, key=lambda entry: entry.row.test_error.mean)
+    best = _lowest([entry for entry in group.entries if entry.method != BACKPROP]) or group.entries[0]
     return best, best.runs[0]
