@@ -156,7 +156,13 @@ def write_explained(run: Path, classes: Sequence[str] = CLASSES, **changes: Any)
     analyses: dict[str, Any] = {
         "probes": {"rows": [{**row, "test_error": 20.0, "train_error": 10.0, "own_error": None} for row in rows]},
         "collapse": {"rows": [{**row, "nc1": 3.0, "nc2_equinorm": 0.5, "nc3": None} for row in rows]},
-        "cka": {"rows": rows, "matrix": [[1.0, 0.5, None], [0.5, 1.0, 0.2], [None, 0.2, 1.0]]},
+        "cka": {"rows": rows, "matrix": [[1.0, 0.5], [0.5, None], [0.2, 0.9]], "columns": blocks[:2], "against": "bp"},
+        "memorisation": {"rows": [{"name": name, "train_error": 1.0, "test_error": 9.0} for name in blocks]},
+        "information": {"rows": [{**row, "class_nats": 1.5, "nuisance_nats": -0.1} for row in rows]},
+        "embeddings-over-training": {
+            "rows": [{"name": "shared", "epoch": epoch, "mean_norm": 1.0, "effective_rank": None} for epoch in (1, 2)]
+        },
+        "unheard-of": {"rows": [{"what": "a row of an analysis that the page does not know", "number": 3}]},
         "embeddings": {
             "rows": [{"dictionary": "shared", "classes": count}],
             "classes": list(classes),

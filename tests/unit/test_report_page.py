@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -16,9 +15,11 @@ from PIL import Image
 from localprop.cli import main
 from localprop.report.page import pictures, write_page
 from localprop.report.page.chart import shown
-from localprop.report.page.compared import MOST_POINTS, cost_charts, training_charts
+from localprop.report.page.compared import cost_charts
 from localprop.report.page.gather import gather
+from localprop.report.page.known import parts_of
 from localprop.report.page.left_early import slider
+from localprop.report.page.over_training import MOST_POINTS, training_charts
 from localprop.report.page.stored import read_exits, read_explained
 from localprop.report.page.words import headline
 from tests.browser.runs import (
@@ -285,6 +286,8 @@ def spoil(directory: Path, file: str, change: Any) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
+RAGGED = {"title": "t", "rows": [{"name": "a"}, {"name": "b"}], "matrix": [[1.0, 0.5], [0.5]]}
+FEW = {"title": "t", "rows": [{}], "classes": ["a", "b"], "principal_components": [[0.0, 1.0]]}
 MISTAKES: list[tuple[str, Any, str]] = [
     ("final.json", None, "final.json is missing: the run has not finished; resume it"),
     ("final.json", b'{"method": "dcl"', "final.json is not valid"),
@@ -305,6 +308,8 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("explain/explain.json", b"", "explain.json is not valid"),
     ("explain/explain.json", {"data": "mnist"}, "is of data 'mnist', but the run beside it of data 'fashion-mini'"),
     ("explain/explain.json", {"analyses": {"cka": {"title": "t", "rows": []}}}, "analyse again: localprop explain"),
+    ("explain/explain.json", {"analyses": {"cka": RAGGED}}, "matrix must have 2 rows of 2 numbers"),
+    ("explain/explain.json", {"analyses": {"embeddings": FEW}}, "principal_components must have 2 points, as classes"),
     ("explain/saliency.png", None, "saliency.png is missing, though explain.json beside it tells of it"),
     ("explain/saliency.png", b"GIF89a", "saliency.png cannot be read as a PNG picture"),
     ("explain/filters.png", b"\x89PNG\r\n\x1a\n", "filters.png cannot be read as a PNG picture"),
@@ -370,6 +375,26 @@ def test_page__mistakes_are_one_line(
     assert "Traceback" not in error
 
 
+def test_explained__lays_out_what_there_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", final("dcl"))
+    write_explained(run)
+    explained = read_explained(run, gather([run])[0].entries[0].finals[0])
+    assert explained is not None
+    titles = {part.title: [one.title for one in part.shown] for part in parts_of(explained, run / "explain")}
+    assert titles["Saliency"] == ["Gallery"]
+    assert titles["Neural collapse"] == [  # nc3 and nc4 have no number
+        "NC1, spread within / between classes",
+        "NC2, how unequal class means are",
+    ]
+    assert titles["Information"] == ["I(h; class), nats", "I(h; nuisance), nats"]
+    assert titles["title of unheard-of"] == []
+    text = page_of(tmp_path / "page.html", run).text
+    assert "a row of an analysis that the page does not know" in text
+    assert "CKA of blocks" in text
+    assert "super-labels fashion-mini has no super-classes; cifar100 has" in text
+    assert f"gradients not made; localprop explain {run}" in text
+
+
 def test_explained__of_a_hundred_classes_names_what_is_too_much(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", final("dcl"))
     write_explained(run, [f"class {number}" for number in range(100)])
@@ -377,6 +402,6 @@ def test_explained__of_a_hundred_classes_names_what_is_too_much(tmp_path: Path) 
     assert explained is not None
     page = page_of(tmp_path / "page.html", run)
     assert "class 12" in page.text
-    assert "Analyses that are not here, and why" in page.text
-    assert "gradients not made; localprop explain" in re.sub(r"\s+", " ", page.text)
+    assert "The nearest of each class is among the numbers of the map." in page.text
+    assert "The 1000 pairs most mixed up; 3950 others are not drawn." in page.text
     assert (tmp_path / "page.html").stat().st_size < 6_000_000

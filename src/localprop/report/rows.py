@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from pydantic import JsonValue
 
-from localprop.report.runs import Cost, Final, list_methods, read_cost, read_placed_final, seed_directories
+from localprop.report.runs import Cost, Final, list_methods, read_cost, read_final, seed_directories
 
 OWN_SETTINGS = ("seed", "out")
 """Settings that differ from run to run of one method."""
@@ -101,7 +101,7 @@ def comparison(directory: Path, methods: Sequence[str] | None = None) -> list[Ro
         raise ValueError(f"directory: {directory} holds no METHOD/seed-K; give the directory of a comparison")
     if len(set(names)) < len(names):
         raise ValueError(f"methods: each must be given once, got {', '.join(names)}; drop the repeated ones")
-    runs = {name: {run: read_placed_final(run, name) for run in seed_directories(directory, name)} for name in names}
+    runs = {name: {run: read_final(run, name) for run in seed_directories(directory, name)} for name in names}
     reference, *others = [next(iter(finals.items())) for finals in runs.values()]
     for other in others:
         _check_same(reference, other, _protocol, free=("method", *RECIPE, *OWN_SETTINGS))

@@ -34,11 +34,12 @@ class Final(Record):
     ensemble_weights: str | None = None
     parameters: Annotated[int, Field(ge=0)]
     extra_parameters: Annotated[int, Field(ge=0)]
-    block_names: tuple[str, ...] = ()
     step_seconds: Annotated[float, Field(gt=0)] | None = None
     peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None
     train_seconds: Annotated[float, Field(ge=0)]
     weights_sha256: str | None = None
+    block_names: tuple[str, ...] | None = None
+    test_images: int | None = None
     versions: dict[str, JsonValue]
     commit: str | None = None
     settings: dict[str, JsonValue]
@@ -115,8 +116,8 @@ def seed_directories(directory: Path, method: str) -> list[Path]:
     return sorted(seeds, key=lambda path: seeds[path])
 
 
-def read_final(run: Path) -> Final:
-    """Read the final record of one run.
+def read_final_of(run: Path) -> Final:
+    """Read the final record of a run.
 
     Raises:
         ValueError: If the file is missing or is not valid.
@@ -127,17 +128,18 @@ def read_final(run: Path) -> Final:
     return parse(Final, path.read_bytes(), str(path))
 
 
-def read_placed_final(run: Path, method: str) -> Final:
+def read_final(run: Path, method: str) -> Final:
     """Read the final record of one run of a comparison.
 
     Raises:
         ValueError: If the file is missing, is not valid, or speaks of another method or seed.
     """
-    final = read_final(run)
+    path = run / "final.json"
+    final = read_final_of(run)
     if (final.method, f"seed-{final.seed}") != (method, run.name):
         raise ValueError(
-            f"{run / 'final.json'} is of method {final.method!r} and seed {final.seed}, but stands where "
-            f"method {method!r} and {run.name} belong; repeat this run"
+            f"{path} is of method {final.method!r} and seed {final.seed}, but stands where method {method!r} "
+            f"and {run.name} belong; repeat this run"
         )
     return final
 

@@ -18,6 +18,9 @@ NUM_COLORS = 8
 INK, MUTED, BELOW, ABOVE = "$ink", "$muted", "$below", "$above"
 """Colours that the page's scheme decides: `$NAME` is the style sheet's `--NAME`."""
 
+ANSWER = "network"
+HOVER = "%{y:.2f} %<extra>%{fullData.name}</extra>"
+
 Cell = str | float | None
 Trace = dict[str, Any]
 

@@ -1,16 +1,16 @@
-"""The charts of a comparison: errors over training, errors at its end, time and memory."""
+"""The charts of a comparison: errors of each layer at its end, time and memory beside backprop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from localprop.report.curves import Curves, needs_log_scale, read_curves
 from localprop.report.labels import human_estimate, human_ratio
 from localprop.report.page.chart import (
     ABOVE,
+    ANSWER,
     BELOW,
     DASHES,
+    HOVER,
     INK,
     MUTED,
     SYMBOLS,
@@ -18,109 +18,16 @@ from localprop.report.page.chart import (
     Chart,
     Numbers,
     Trace,
-    band,
-    depth,
     named_across,
     named_axis,
     rounded,
     series,
     shown,
 )
-from localprop.report.page.gather import BACKPROP, Entry, Group
+from localprop.report.page.gather import BACKPROP, Group
 from localprop.report.rows import MeanStd, Row
 
-MOST_POINTS = 60
-MOST_LEGEND = 12
 BAR_PIXELS, BAR_FRAME_PIXELS = 34, 96
-ANSWER = "network"
-HOVER = "%{y:.2f} %<extra>%{fullData.name}</extra>"
-
-
-def curves_of(entry: Entry) -> tuple[Curves, str]:
-    """Read the errors over training, and say on which images.
-
-    They are held-out ones where there are any: the test images were then looked at once.
-    """
-    split = "validation" if entry.validated else "test"
-    return read_curves(entry.runs, entry.row, split), split
-
-
-def training_charts(group: Group) -> dict[str, Chart]:
-    """Draw the error of each layer over training, a chart a method."""
-    read = [curves_of(entry) for entry in group.entries]
-    logarithmic = needs_log_scale([curves for curves, _ in read])
-    lines = [line for curves, _ in read for line in curves.lines]
-    top = max(point.mean + (point.std or 0) for line in lines for point in line)
-    axis = {
-        "title": {"text": "error (%)"},
-        **({"type": "log", "dtick": "D2"} if logarithmic else {"range": [0, max(1.0, 1.05 * top)]}),
-    }
-    return {
-        entry.label: _training_chart(entry, curves, split, axis)
-        for entry, (curves, split) in zip(group.entries, read, strict=True)
-    }
-
-
-def _training_chart(entry: Entry, curves: Curves, split: str, axis: Mapping[str, Any]) -> Chart:
-    kept = _thinned(len(curves.epochs))
-    epochs = [curves.epochs[index] for index in kept]
-    traces: list[Trace] = []
-    columns: list[str] = ["epoch"]
-    cells: list[list[Cell]] = [[epoch] for epoch in epochs]
-    blocks = list(zip(entry.block_names, curves.layers, strict=True))
-    for index, (name, layer) in enumerate([*blocks, (ANSWER, curves.network)]):
-        if layer is None:
-            continue
-        points = [layer[place] for place in kept]
-        is_answer = index == len(blocks)
-        color = INK if is_answer else depth(index, len(blocks))
-        label = ANSWER if is_answer else f"{index + 1} {shown(name)}"
-        if points[0].std is not None:
-            stds = [point.std or 0.0 for point in points]
-            low = [max(0.0, point.mean - std) for point, std in zip(points, stds, strict=True)]
-            high = [point.mean + std for point, std in zip(points, stds, strict=True)]
-            traces.append(band(epochs, low, high, color, label))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": label,
-                "legendgroup": label,
-                "x": epochs,
-                "y": [rounded(point.mean) for point in points],
-                "line": {"color": color, "width": 3 if is_answer else 2},
-                "marker": {"size": 6, "color": color, "symbol": SYMBOLS[index % len(SYMBOLS)]},
-                "hovertemplate": HOVER,
-            }
-        )
-        columns.append(name)
-        for row, point in zip(cells, points, strict=True):
-            row.append(human_estimate(point, 2))
-    images = "held-out images" if split == "validation" else "test images"
-    first, last = curves.network[0], curves.network[-1]
-    best = [(layer[-1].mean, name) for name, layer in blocks if layer is not None]
-    words = (
-        f"Error of each layer of {entry.label} on {images} over {epochs[-1]:g} epochs. The network's answer goes from "
-        f"{human_estimate(first, 1)} to {human_estimate(last, 1)} percent."
-    )
-    if best:
-        words += f" At the end block {min(best)[1]} has the lowest error, {min(best)[0]:.1f} percent."
-    note = f"Errors on {images}" + (", mean ± standard deviation over seeds." if first.std is not None else ".")
-    if not any(curves.layers[:-1]):
-        note += " Hidden blocks of this method make no prediction."
-    if len(kept) < len(curves.epochs):
-        note += f" Shown are {len(kept)} of {len(curves.epochs)} evaluations, evenly spaced; the last is among them."
-    axes: dict[str, Any] = {"xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"}, "yaxis": axis}
-    if len(blocks) > MOST_LEGEND:
-        axes["showlegend"] = False
-        note += " Colours run from the first block to the last; the strong line is the network's answer."
-    return Chart(f"Layers of {entry.label} over training", words, traces, axes, Numbers(columns, cells), 380, note)
-
-
-def _thinned(count: int) -> list[int]:
-    if count <= MOST_POINTS:
-        return list(range(count))
-    return sorted({round(index * (count - 1) / (MOST_POINTS - 1)) for index in range(MOST_POINTS)})
 
 
 def end_chart(group: Group) -> Chart:

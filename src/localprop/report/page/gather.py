@@ -17,7 +17,7 @@ from localprop.report.runs import (
     list_methods,
     read_cost,
     read_final,
-    read_placed_final,
+    read_final_of,
     seed_directories,
 )
 from localprop.train.directory import FREE_SETTINGS
@@ -57,6 +57,11 @@ class Entry:
     def validated(self) -> bool:
         """Whether its runs held images out."""
         return bool(self.row.settings.get("validation"))
+
+    @property
+    def split(self) -> str:
+        """The images to follow over training: held-out ones where there are any."""
+        return "validation" if self.validated else "test"
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,14 @@ def _runs_of(directory: Path) -> dict[Path, Final]:
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no such directory; name the --out of a training or a comparison")
     if any((directory / name).exists() for name in ("final.json", "config.yaml", "metrics.jsonl")):
-        return {directory: read_final(directory)}
+        return {directory: read_final_of(directory)}
     methods = list_methods(directory)
     if not methods:
         raise ValueError(
             f"{directory}: neither a run of localprop (no final.json in it) nor a comparison (no METHOD/seed-N in it); "
             "name the --out of a training or a comparison"
         )
-    return {run: read_placed_final(run, method) for method in methods for run in seed_directories(directory, method)}
+    return {run: read_final(run, method) for method in methods for run in seed_directories(directory, method)}
 
 
 def _protocol(final: Final) -> dict[str, JsonValue]:

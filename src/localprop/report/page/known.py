@@ -6,8 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localprop.report.labels import NONE
-from localprop.report.page.chart import DASHES, SYMBOLS, Chart, Numbers, Picture, Trace, named_across, series
+from localprop.report.page.chart import (
+    DASHES,
+    SYMBOLS,
+    Chart,
+    Numbers,
+    Picture,
+    Trace,
+    named_across,
+    rounded,
+    series,
+    short_number,
+    shown,
+)
 from localprop.report.page.matrices import confusion_charts, embedding_charts, matrix_chart
 from localprop.report.page.stored import Analysis, Explained, Scalar
 
@@ -19,14 +30,12 @@ class Part:
     """One analysis on the page.
 
     Attributes:
-        name: Its name on the command line.
         title: Its heading.
         lead: How to read it.
         shown: What is drawn.
         rows: All its rows.
     """
 
-    name: str
     title: str
     lead: str
     shown: Sequence[Shown]
@@ -43,17 +52,19 @@ class Kind:
 
 
 def parts_of(explained: Explained, directory: Path) -> list[Part]:
-    """Lay out the analyses that a run has, in the order of the page.
+    """Lay out the analyses that a run has, in the order of the page; those that it does not know as tables alone.
 
     Args:
         explained: What was found.
         directory: Where the pictures lie.
     """
-    return [
-        Part(name, kind.title, kind.lead, kind.draw(directory, analysis), table_of(analysis.rows))
-        for name, kind in KINDS.items()
-        if (analysis := explained.analyses.get(name)) is not None
-    ]
+    known = [name for name in KINDS if name in explained.analyses]
+    parts = []
+    for name in (*known, *(name for name in explained.analyses if name not in KINDS)):
+        analysis = explained.analyses[name]
+        kind = KINDS.get(name, Kind(analysis.title, "", lambda *_: ()))
+        parts.append(Part(kind.title, kind.lead, kind.draw(directory, analysis), table_of(analysis.rows)))
+    return parts
 
 
 def table_of(rows: Sequence[Mapping[str, Scalar]]) -> Numbers:
@@ -85,43 +96,47 @@ def _filters(directory: Path, analysis: Analysis) -> list[Shown]:
 
 
 def _over_blocks(panels: Mapping[str, Mapping[str, str]]) -> Callable[[Path, Analysis], list[Shown]]:
-    """Draw columns of the rows over the blocks.
+    """Draw columns of the rows over the blocks; those without a number are left out.
 
     Args:
         panels: Title -> (name of the line -> column).
     """
 
     def draw(_: Path, analysis: Analysis) -> list[Shown]:
-        return [_lines(title, analysis, lines) for title, lines in panels.items()]
+        charts: list[Shown] = []
+        for title, lines in panels.items():
+            columns = {label: [_number(row.get(column)) for row in analysis.rows] for label, column in lines.items()}
+            known = {label: values for label, values in columns.items() if any(value is not None for value in values)}
+            if known:
+                charts.append(_lines(title, [str(row.get("name")) for row in analysis.rows], known))
+        return charts
 
     return draw
 
 
-def _lines(title: str, analysis: Analysis, lines: Mapping[str, str]) -> Chart:
-    names = [str(row.get("name")) for row in analysis.rows]
-    columns = {label: [_number(row.get(column)) for row in analysis.rows] for label, column in lines.items()}
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": label,
-            "x": list(range(len(names))),
-            "y": values,
-            "line": {"color": series(index), "width": 2, "dash": DASHES[index % len(DASHES)]},
-            "marker": {"color": series(index), "size": 7, "symbol": SYMBOLS[index % len(SYMBOLS)]},
-            "hovertemplate": "%{y:.4g}<extra>%{fullData.name}</extra>",
-        }
-        for index, (label, values) in enumerate(columns.items())
-    ]
+def _lines(title: str, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> Chart:
+    places = list(range(len(names)))
+    traces = [_line(index, label, places, values) for index, (label, values) in enumerate(columns.items())]
     told = "; ".join(f"{label} {_ends(names, values)}" for label, values in columns.items())
     axes = {"xaxis": named_across(names), "yaxis": {"rangemode": "tozero"}}
     return Chart(title, f"{title}, block by block: {told}.", traces, axes, height=300)
 
 
+def _line(index: int, label: str, x: Sequence[float | None], y: Sequence[float | None]) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": shown(label),
+        "x": [rounded(value) for value in x],
+        "y": [rounded(value) for value in y],
+        "line": {"color": series(index), "width": 2, "dash": DASHES[index % len(DASHES)]},
+        "marker": {"color": series(index), "size": 7, "symbol": SYMBOLS[index % len(SYMBOLS)]},
+        "hovertemplate": "%{y:.4g}<extra>%{fullData.name}</extra>",
+    }
+
+
 def _ends(names: Sequence[str], values: Sequence[float | None]) -> str:
     known = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
-    if not known:
-        return f"{NONE} in every block"
     (first, begin), (last, end) = known[0], known[-1]
     return f"from {begin:.4g} in {first} to {end:.4g} in {last}"
 
@@ -134,8 +149,27 @@ def _cka(_: Path, analysis: Analysis) -> list[Shown]:
     if analysis.matrix is None:
         return []
     names = [str(row.get("name")) for row in analysis.rows]
-    words = "CKA of every two blocks; each with itself is 1."
-    return [matrix_chart("CKA of blocks", words, analysis.matrix, "block", names, (0.0, 1.0))]
+    beside = f" with those of a run of {analysis.against}" if analysis.against else "; each with itself is 1"
+    words = f"CKA of the blocks{beside}."
+    return [matrix_chart("CKA of blocks", words, analysis.matrix, names, analysis.columns or names, (0.0, 1.0))]
+
+
+def _embeddings_over_training(_: Path, analysis: Analysis) -> list[Shown]:
+    charts = []
+    for title, column in {"Mean length": "mean_norm", "Effective rank": "effective_rank"}.items():
+        lines: dict[str, list[tuple[float | None, float | None]]] = {}
+        for row in analysis.rows:
+            point = _number(row.get("epoch")), _number(row.get(column))
+            lines.setdefault(str(row.get("name")), []).append(point)
+        traces = [_line(index, name, *zip(*points, strict=True)) for index, (name, points) in enumerate(lines.items())]
+        told = "; ".join(f"{name} from {begin} to {end}" for name, (begin, end) in _first_and_last(lines).items())
+        axes = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"rangemode": "tozero"}}
+        charts.append(Chart(title, f"{title} of label embeddings over training: {told}.", traces, axes, height=300))
+    return list(charts)
+
+
+def _first_and_last(lines: Mapping[str, Sequence[tuple[float | None, float | None]]]) -> dict[str, tuple[str, str]]:
+    return {name: (short_number(points[0][1]), short_number(points[-1][1])) for name, points in lines.items()}
 
 
 KINDS: Mapping[str, Kind] = {
@@ -144,6 +178,11 @@ KINDS: Mapping[str, Kind] = {
         "Label embeddings",
         "Which labels the dictionary puts near each other. A layout in two dimensions is no evidence by itself.",
         lambda _, analysis: embedding_charts(analysis),
+    ),
+    "embeddings-over-training": Kind(
+        "Label embeddings over training",
+        "How long the embeddings are, and how many directions they take up.",
+        _embeddings_over_training,
     ),
     "confusion": Kind(
         "Confusion",
@@ -170,14 +209,28 @@ KINDS: Mapping[str, Kind] = {
         ),
     ),
     "cka": Kind("Likeness of blocks", "1 for blocks that differ by a rotation and a factor.", _cka),
+    "memorisation": Kind(
+        "Memorisation",
+        "Errors on images that were trained on and on others; with random labels, on those learned by heart.",
+        _over_blocks(
+            {
+                "Error (%)": {
+                    "training": "train_error",
+                    "test": "test_error",
+                    "given label": "by_heart_error",
+                    "true label": "true_error",
+                }
+            }
+        ),
+    ),
     "information": Kind(
         "Information",
-        "Lower bounds, in nats, of what a block retains of the class and of whether the image was mirrored; the share "
-        "of the pixels' variance that a linear decoder draws from it.",
+        "Lower bounds, in nats, of what a block retains of the class and of a nuisance, such as whether the image was "
+        "mirrored; the share of the pixels' variance that a linear decoder draws from it.",
         _over_blocks(
             {
                 "I(h; class), nats": {"bound": "class_nats", "most": "class_most_nats"},
-                "I(h; mirrored), nats": {"bound": "mirrored_nats", "most": "mirrored_most_nats"},
+                "I(h; nuisance), nats": {"bound": "nuisance_nats", "most": "nuisance_most_nats"},
                 "Image, share of variance": {"share": "image_share"},
             }
         ),

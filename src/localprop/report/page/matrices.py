@@ -23,7 +23,7 @@ from localprop.report.page.stored import Analysis, Matrix, Pair
 
 MOST_CLASSES = 120
 MOST_NAMED = 40
-MOST_PAIRS, MOST_DRAWN_PAIRS = 20, 2000
+MOST_PAIRS, MOST_DRAWN_PAIRS = 20, 1000
 _UPWARD = [[0, "$card"], [1, "$high"]]
 _BOTH_WAYS = [[0, "$low"], [0.5, "$card"], [1, "$high"]]
 """Colours of numbers, on which the page's ink can be read everywhere."""
@@ -33,9 +33,10 @@ def matrix_chart(
     title: str,
     words: str,
     matrix: Matrix,
-    kind: str,
     names: Sequence[str],
+    across: Sequence[str],
     limits: tuple[float, float],
+    numbers: Numbers | None = None,
     note: str = "",
 ) -> Chart:
     """Draw a matrix in colours.
@@ -43,10 +44,11 @@ def matrix_chart(
     Args:
         title: What it shows.
         words: The main facts.
-        matrix: Square; what is None stays empty.
-        kind: What rows and columns are.
-        names: Theirs.
+        matrix: Shape (len(names), len(across)); what is None stays empty.
+        names: Of the rows.
+        across: Of the columns.
         limits: The numbers of the two ends of the colours; about zero they diverge.
+        numbers: Its table; None where the page has it already.
         note: What to know when reading it.
     """
     values = [[rounded(value) for value in row] for row in matrix]
@@ -61,23 +63,11 @@ def matrix_chart(
         "colorbar": {"thickness": 12, "outlinewidth": 0},
         "hovertemplate": "%{y} / %{x}: %{z:.3g}<extra></extra>",
     }
-    if len(names) <= 12:
+    if len(across) <= 12:
         trace |= {"texttemplate": "%{z:.2f}", "textfont": {"color": INK}}
-    ticks = {"showgrid": False, "showticklabels": len(names) <= MOST_NAMED}
-    axes = {"xaxis": named_across(names, **ticks), "yaxis": named_axis(names, **ticks, autorange="reversed")}
-    cells = [[name, *row] for name, row in zip(names, values, strict=True)]
-    numbers = (
-        Numbers([kind, *names], cells)
-        if len(names) <= MOST_NAMED
-        else Numbers([kind, "largest beside itself"], _largest(names, matrix))
-    )
+    ticks = {"showgrid": False, "showticklabels": max(len(names), len(across)) <= MOST_NAMED}
+    axes = {"xaxis": named_across(across, **ticks), "yaxis": named_axis(names, **ticks, autorange="reversed")}
     return Chart(title, words, [trace], axes, numbers, 420, note)
-
-
-def _largest(names: Sequence[str], matrix: Matrix) -> list[list[Cell]]:
-    return [
-        [name, _told(_nearest(row, place, names))] for place, (name, row) in enumerate(zip(names, matrix, strict=True))
-    ]
 
 
 def _nearest(row: Sequence[float | None], place: int, names: Sequence[str]) -> tuple[str, float] | None:
@@ -99,13 +89,19 @@ def _told(nearest: tuple[str, float] | None) -> str | None:
 def embedding_charts(analysis: Analysis) -> list[Chart]:
     """Draw the map of a dictionary's embeddings, and their cosines where the classes are few enough."""
     classes, layout = analysis.classes, analysis.t_sne or analysis.principal_components
-    if not classes or len(layout) != len(classes):
+    if not layout:
         return []
     name, cosines = next(iter(analysis.cosines.items()), ("", ()))
     charts = [_map(analysis, layout, cosines)]
-    if len(cosines) == len(classes) <= MOST_CLASSES:
+    if cosines and len(classes) <= MOST_CLASSES:
         words = f"Cosines of the embeddings of {len(classes)} classes, dictionary {name}."
-        charts.append(matrix_chart("Cosines of label embeddings", words, cosines, "class", classes, (-1.0, 1.0)))
+        numbers, note = None, "The nearest of each class is among the numbers of the map."
+        if len(classes) <= MOST_NAMED:
+            cells = [[label, *map(rounded, row)] for label, row in zip(classes, cosines, strict=True)]
+            numbers, note = Numbers(["class", *classes], cells), ""
+        charts.append(
+            matrix_chart("Cosines of label embeddings", words, cosines, classes, classes, (-1.0, 1.0), numbers, note)
+        )
     return charts
 
 
@@ -141,11 +137,7 @@ def _map(analysis: Analysis, layout: Sequence[tuple[float, float]], cosines: Mat
         "xaxis": {**hidden, "title": {"text": titles[0]}},
         "yaxis": {**hidden, "title": {"text": titles[1]}},
     }
-    near = (
-        [_nearest(row, place, classes) for place, row in enumerate(cosines)]
-        if len(cosines) == len(classes)
-        else [None] * len(classes)
-    )
+    near = [_nearest(row, place, classes) for place, row in enumerate(cosines)] or [None] * len(classes)
     closest = max(
         ((found[1], name, found[0]) for name, found in zip(classes, near, strict=True) if found), default=None
     )
@@ -202,8 +194,9 @@ def confusion_charts(analysis: Analysis) -> list[Chart]:
         top_rate = max(_rate(worst), 1.0)
         square = tuple(tuple(row) for row in matrix)
         note = "Percent of the images of both classes that are taken for the other one."
-        drawn = matrix_chart(f"Confusion in {block}", words, square, "class", classes, (0.0, top_rate), note)
-        charts.insert(0, Chart(drawn.title, words, drawn.traces, drawn.axes, numbers, drawn.height, note))
+        charts.insert(
+            0, matrix_chart(f"Confusion in {block}", words, square, classes, classes, (0.0, top_rate), numbers, note)
+        )
     return charts
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from localprop.report.labels import protocol_label, seeds_label
 from localprop.report.page.chart import Chart, Numbers, Picture
-from localprop.report.page.compared import cost_charts, end_chart, training_charts
+from localprop.report.page.compared import cost_charts, end_chart
 from localprop.report.page.gather import Entry, Group
 from localprop.report.page.known import KINDS, Part, parts_of
 from localprop.report.page.left_early import Slider, slider
+from localprop.report.page.over_training import training_charts
 from localprop.report.page.stored import Explained, read_exits, read_explained
 from localprop.report.page.words import (
     Headline,
@@ -142,9 +143,8 @@ def _no_exits(entry: Entry, measure: str) -> Missing:
 
 
 def _knowledge(explained: Explained, parts: Sequence[Part], again: str) -> Knowledge:
-    absent = {
-        name: explained.skipped.get(name, f"not made; {again}") for name in KINDS if name not in explained.analyses
-    }
+    others = [name for name in dict.fromkeys([*KINDS, *explained.skipped]) if name not in explained.analyses]
+    absent = {name: explained.skipped.get(name, f"not made; {again}") for name in others}
     images = f"Seen on {explained.train_images} training and {explained.test_images} test images."
     return Knowledge(parts, images, absent)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from localprop.report.runs import Final, Percent, Ratio, Record, parse, read_evaluations
 
@@ -75,6 +75,9 @@ class Analysis(Record):
     title: str
     rows: Annotated[tuple[dict[str, Scalar], ...], Field(min_length=1)]
     matrix: Matrix | None = None
+    columns: tuple[str, ...] | None = None
+    against: str | None = None
+    nuisance: str | None = None
     classes: tuple[str, ...] = ()
     super_of: tuple[int, ...] = ()
     cosines: dict[str, Matrix] = Field(default_factory=dict)
@@ -82,6 +85,19 @@ class Analysis(Record):
     explained_variance: tuple[float, ...] = ()
     t_sne: tuple[Point, ...] | None = None
     pairs: dict[str, tuple[Pair, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _matrices_fit_their_names(self) -> Analysis:
+        columns = self.columns or self.rows
+        if self.matrix is not None and not _has_shape(self.matrix, len(self.rows), len(columns)):
+            raise ValueError(f"matrix must have {len(self.rows)} rows of {len(columns)} numbers")
+        for name, matrix in self.cosines.items():
+            if not _has_shape(matrix, len(self.classes), len(self.classes)):
+                raise ValueError(f"cosines of {name} must have {len(self.classes)} rows and columns, as classes")
+        for field in ("principal_components", "t_sne"):
+            if (points := getattr(self, field)) and len(points) != len(self.classes):
+                raise ValueError(f"{field} must have {len(self.classes)} points, as classes")
+        return self
 
 
 class Explained(Record):
@@ -135,6 +151,10 @@ def read_explained(run: Path, final: Final) -> Explained | None:
     }
     _check_same(path, same, fix)
     return found
+
+
+def _has_shape(matrix: Matrix, rows: int, columns: int) -> bool:
+    return len(matrix) == rows and all(len(row) == columns for row in matrix)
 
 
 def _last_step(run: Path) -> int:

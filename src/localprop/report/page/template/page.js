@@ -38,7 +38,7 @@
     const narrow = width < 520;
     const size = narrow ? 11 : 13;
     const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
-    const axis = { gridcolor: line, zeroline: false, automargin: true, fixedrange: true };
+    const axis = { gridcolor: line, zeroline: false, ticklabelstandoff: 4, automargin: true, fixedrange: true };
     const titled = (own) => ({ ...axis, ...painted(own), ...(own.title && { title: { ...own.title, standoff: 10, font: { size } } }) });
     return {
       ...layout,
