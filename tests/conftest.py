@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 SHARING = {
-    f"tests/cli/test_{name}.py"
-    for name in ("compare", "example_package", "exits", "explain", "export", "interrupt", "resume")
+    *(
+        f"tests/cli/test_{name}.py"
+        for name in ("compare", "example_package", "exits", "explain", "export", "interrupt", "resume")
+    ),
+    "tests/browser/test_report_page.py",
 }
 """Files whose tests share what takes long to make; in one process it is made once."""
 

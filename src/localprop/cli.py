@@ -20,6 +20,7 @@ from localprop.commands.exits import EXITS
 from localprop.commands.explain import EXPLAIN
 from localprop.commands.export import EXPORT
 from localprop.commands.predict import EVALUATE, PREDICT
+from localprop.commands.report import REPORT
 from localprop.commands.train import COMPARE, TRAIN
 from localprop.errors import nearest
 from localprop.train.config import ConfigError
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": EXPLAIN,
     "exits": EXITS,
     "export": EXPORT,
+    "report": REPORT,
 }
 
 

@@ -248,6 +248,15 @@ def test_compare__goes_on_with_nothing_but_its_own(
     assert expected in capsys.readouterr().err
 
 
+def test_compare__goes_on_beside_a_report(
+    comparison: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(comparison[0], tmp_path / "both"))
+    assert main(["report", str(out), "--out", str(out / "page.html")]) == 0
+    same = ["--methods", "bp,dcl", *TINY, "--epochs", "2", "--limit-batches", "3", "--seeds", "2", "--resume", "auto"]
+    assert main(["compare", *same, "--out", str(out)]) == 0
+
+
 def test_compare__a_signal_is_not_lost_where_the_run_under_way_ends_anyway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

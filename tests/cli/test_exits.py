@@ -45,6 +45,7 @@ def found(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["exits", *words, "--json"]) == 0
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert json.loads((Path(words[0]) / "exits.json").read_text()) == content
     return content
 
 
@@ -90,6 +91,19 @@ def test_exits__prints_tables_and_draws(run: Path, capsys: pytest.CaptureFixture
     for word in ("conv1", "classifier", "agreement", "ECE", "whole", "chosen", "throughput"):
         assert word in shown
     assert Image.open(tmp_path / "exits.png").size[0] > 900
+
+
+def test_exits__prints_what_it_cannot_store(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    (directory / "exits.json").unlink(missing_ok=True)
+    (directory / "exits.json").mkdir()
+    capsys.readouterr()
+    assert main(["exits", str(directory), "--json"]) == 3
+    out, error = capsys.readouterr()
+    assert json.loads(out)["method"] == "pred"
+    assert f"cannot write {directory / 'exits.json'}" in error
+    assert not list(directory.glob(".exits.json*"))
 
 
 def test_exits__answers_together(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,7 @@ def test_wheel__holds_data_types_and_licences(wheel: Path) -> None:
     assert embedded[0].file_size <= 6e6
     assert "localprop/py.typed" in names
     assert "localprop/data/embedded/NOTICE" in names
+    assert {f"localprop/report/page/template/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 

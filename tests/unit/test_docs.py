@@ -32,10 +32,10 @@ RUN = [page for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if pag
 LINKED = [*RUN, *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if page.exists())]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (32, 32, 3)}
-COMPARES = DOCS / "guide" / "train.md"
-"""The one page whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
-MEASURED = ("what-a-step-costs", "what-a-layer-knows", "early-exits", "export")
-PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURED}
+COMPARES = {DOCS / "guide" / f"{name}.md" for name in ("train", "report")}
+"""The pages whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
+MEASURING = ("what-a-step-costs", "what-a-layer-knows", "early-exits", "export", "report")
+PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURING}
 """Pages whose every command measures something; tests of the command line run the same commands."""
 OPTIONAL = {"wandb", "tensorboard", "lightning"}
 
@@ -173,7 +173,7 @@ def run_command(words: list[str], page: Path, line: int, capsys: pytest.CaptureF
     comparison = words[:1] == ["compare"]
     for each in each_method(words) if comparison else []:
         check_command(each, page, line, capsys)
-    if not comparison or page == COMPARES:
+    if not comparison or page in COMPARES:
         check_command(shrunk(words), page, line, capsys)
 
 

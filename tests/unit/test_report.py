@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from rich.console import Console
 
 from localprop.report import comparison, comparison_figure, markdown, terminal, to_json
-from localprop.report.figures import needs_log_scale, read_curves
+from localprop.report.curves import needs_log_scale, read_curves
 from localprop.report.labels import human_count, human_ratio
 
 LAYERS = [31.25, 24.5, 19.0, 17.25, 16.5, 16.0, 17.0, 18.5]
@@ -75,6 +75,10 @@ def write_cost(directory, method="dcl", **changes):
         "live_ratio": 0.52,
     }
     (directory / method / "cost.json").write_text(json.dumps(cost | changes))
+
+
+def curves_in(directory, row):
+    return read_curves([directory / row.method / f"seed-{seed}" for seed in row.seeds], row)
 
 
 @pytest.fixture
@@ -333,7 +337,7 @@ def test_counts_and_ratios_read_as_published():
 
 
 def test_curves_are_means_over_seeds_at_every_evaluation(directory):
-    curves = read_curves(directory, comparison(directory, ["dcl"])[0])
+    curves = curves_in(directory, comparison(directory, ["dcl"])[0])
     assert curves.epochs == (1.0, 2.0)
     assert [point.mean for point in curves.network] == pytest.approx([59.5 / 2, 59.5 / 3])
     assert curves.network[1].std == pytest.approx(statistics.stdev(ERRORS.values()))
@@ -345,7 +349,7 @@ def test_a_step_written_twice_by_a_resumed_run_counts_once(directory):
     row = evaluations(final("bp", layer_errors=[None] * 8))[2]
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(row | {"error": 11.0}) + "\n")
-    curves = read_curves(directory, comparison(directory, ["bp"])[0])
+    curves = curves_in(directory, comparison(directory, ["bp"])[0])
     assert [point.mean for point in curves.network] == [11.0, 18.5]
     assert curves.layers == (None,) * 8
 
@@ -371,7 +375,7 @@ def test_metrics_that_cannot_be_drawn_are_refused(directory, text, problem):
 def test_log_scale_only_above_zero_and_beyond_a_decade(tmp_path):
     for method, best in (("decade", 1.0), ("flat", 4.0), ("zero", 0.0)):
         write_run(tmp_path, final(method, test_error=best, layer_errors=[20.0, None]))
-    curves = {row.method: read_curves(tmp_path, row) for row in comparison(tmp_path)}
+    curves = {row.method: curves_in(tmp_path, row) for row in comparison(tmp_path)}
     assert needs_log_scale([curves["decade"]])
     assert needs_log_scale([curves["flat"], curves["decade"]])
     assert not needs_log_scale([curves["flat"]])

@@ -6,13 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
+from localprop import streams
 from localprop.commands.arguments import Command, add_directory, refuse
+from localprop.train.errors import TrainingError
 
 
 def _exits(arguments: argparse.Namespace, rest: list[str]) -> int:
     refuse(arguments.parser, rest)
     from localprop.report.exits import exits_figure, print_exits
     from localprop.report.pictures import check_picture
+    from localprop.train.directory import write_json
     from localprop.train.exits import exits_run
 
     check_picture(arguments.picture)
@@ -29,6 +32,11 @@ def _exits(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(json.dumps(found, indent=2))
     else:
         print_exits(found)
+    try:
+        write_json(arguments.directory / "exits.json", found)
+    except TrainingError as error:  # what was measured is printed: only `report` goes without it
+        streams.say(f"error: {error}")
+        return 3
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -16,10 +15,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from localprop.report.curves import Curves, needs_log_scale, read_curves
 from localprop.report.labels import human_ratio, protocol_label, seeds_label
 from localprop.report.pictures import SUFFIXES, save_picture
-from localprop.report.rows import MeanStd, Row, mean_std, mean_std_or_none
-from localprop.report.runs import read_evaluations
+from localprop.report.rows import MeanStd, Row
 
 WIDTH_INCHES = 10.0
 PANEL_INCHES = 2.3
@@ -31,20 +30,6 @@ PANELS_PER_LINE = 5
 DOTS_PER_INCH = 200
 BELOW, LEVEL, ABOVE = "#0072B2", "#8C8C8C", "#D55E00"
 """Cheaper than backprop, no measured difference, dearer; blue and vermillion differ for every eye."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Errors of one method at every evaluation, over its seeds, percent."""
-
-    epochs: tuple[float, ...]
-    network: tuple[MeanStd, ...]
-    layers: tuple[tuple[MeanStd, ...] | None, ...]
-
-    @property
-    def lines(self) -> list[tuple[MeanStd, ...]]:
-        """The network's answer and every block that has a prediction."""
-        return [self.network, *(layer for layer in self.layers if layer is not None)]
 
 
 def comparison_figure(directory: Path, rows: Sequence[Row], path: Path) -> None:
@@ -62,7 +47,7 @@ def comparison_figure(directory: Path, rows: Sequence[Row], path: Path) -> None:
         raise ValueError(f"path must end in {' or '.join(SUFFIXES)}, got {path.name!r}; rename it")
     if not rows:
         raise ValueError("rows must hold at least one method, got none; compare at least one")
-    curves = [read_curves(directory, row) for row in rows]
+    curves = [read_curves([directory / row.method / f"seed-{seed}" for seed in row.seeds], row) for row in rows]
     lines = math.ceil(len(rows) / PANELS_PER_LINE)
     heights = (0.9 + PANEL_INCHES * lines, 0.8 + BAR_INCHES * len(rows))
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
@@ -78,41 +63,6 @@ def comparison_figure(directory: Path, rows: Sequence[Row], path: Path) -> None:
     _draw_panels(upper, rows, curves, lines)
     _draw_costs(lower, rows)
     save_picture(figure, path, dpi=DOTS_PER_INCH)
-
-
-def read_curves(directory: Path, row: Row) -> Curves:
-    """Read the evaluations of every seed of one method and take their means.
-
-    Raises:
-        ValueError: If the seeds were not evaluated at the same epochs.
-    """
-    runs = [read_evaluations(directory / row.method / f"seed-{seed}") for seed in row.seeds]
-    epochs = tuple(evaluation.epoch for evaluation in runs[0])
-    for seed, run in zip(row.seeds, runs, strict=True):
-        if tuple(evaluation.epoch for evaluation in run) != epochs:
-            raise ValueError(
-                f"{row.method}: every seed must be evaluated at the same epochs, got "
-                f"{[evaluation.epoch for evaluation in run]} for seed {seed} and {list(epochs)} for seed "
-                f"{row.seeds[0]}; repeat the runs with one setting"
-            )
-        if any(len(evaluation.layer_errors) != len(row.layer_errors) for evaluation in run):
-            raise ValueError(
-                f"{row.method}: every evaluation of seed {seed} must have {len(row.layer_errors)} "
-                "layer_errors, as final.json has; repeat this run"
-            )
-    moments = list(zip(*runs, strict=True))
-    layers = []
-    for index in range(len(row.layer_errors)):
-        errors = [mean_std_or_none([e.layer_errors[index] for e in moment]) for moment in moments]
-        present = tuple(error for error in errors if error is not None)
-        layers.append(present if len(present) == len(moments) else None)
-    return Curves(epochs, tuple(mean_std([e.error for e in moment]) for moment in moments), tuple(layers))
-
-
-def needs_log_scale(curves: Sequence[Curves]) -> bool:
-    """Whether the errors, all above zero, span more than a decade."""
-    errors = [point.mean for curve in curves for line in curve.lines for point in line]
-    return min(errors) > 0 and max(errors) / min(errors) > 10
 
 
 def _draw_panels(figure: SubFigure, rows: Sequence[Row], curves: Sequence[Curves], lines: int) -> None:

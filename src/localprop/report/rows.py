@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from pydantic import JsonValue
 
-from localprop.report.runs import Final, list_methods, read_cost, read_final, seed_directories
+from localprop.report.runs import Cost, Final, list_methods, read_cost, read_final, seed_directories
 
 OWN_SETTINGS = ("seed", "out")
 """Settings that differ from run to run of one method."""
@@ -109,8 +109,25 @@ def comparison(directory: Path, methods: Sequence[str] | None = None) -> list[Ro
         first, *repeats = finals.items()
         for repeat in repeats:
             _check_same(first, repeat, _protocol, free=OWN_SETTINGS)
-            _check_same(first, repeat, _build)
-    return [_row(directory, list(finals.values())) for finals in runs.values()]
+        check_builds(finals)
+    return [
+        row_of(list(finals.values()), read_cost(directory, name, next(iter(finals.values())).model))
+        for name, finals in runs.items()
+    ]
+
+
+def check_builds(finals: Mapping[Path, Final]) -> None:
+    """Refuse runs of one method that differ in what they trained.
+
+    Args:
+        finals: The final record of each run directory.
+
+    Raises:
+        ValueError: They differ in parameters, or in the blocks that predict.
+    """
+    first, *repeats = finals.items()
+    for repeat in repeats:
+        _check_same(first, repeat, _build)
 
 
 def _protocol(final: Final) -> dict[str, JsonValue]:
@@ -156,9 +173,14 @@ def mean_std_or_none(values: Sequence[float | None]) -> MeanStd | None:
     return mean_std(present) if present else None
 
 
-def _row(directory: Path, finals: Sequence[Final]) -> Row:
+def row_of(finals: Sequence[Final], cost: Cost | None) -> Row:
+    """Make the row of one method.
+
+    Args:
+        finals: Its finished runs, at least one, by ascending seed.
+        cost: What a step of it costs; None where it was not measured.
+    """
     first = finals[0]
-    cost = read_cost(directory, first.method, first.model)
     origins = [Provenance(final.hardware, final.versions, final.commit) for final in finals]
     return Row(
         method=first.method,

@@ -1,4 +1,4 @@
-"""Read and validate the files that a comparison leaves: final.json, cost.json, metrics.jsonl."""
+"""Read and validate the files that runs and comparisons leave: final.json, cost.json, metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Ratio = Annotated[float, Field(gt=0)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What reports read of a file: finite numbers of the right kinds; what they do not read is let be."""
+
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
 
 
-class Final(_Record):
+class Final(Record):
     """What a finished run says of itself; the part of final.json that reports read."""
 
     method: str
@@ -32,6 +34,8 @@ class Final(_Record):
     ensemble_weights: str | None = None
     parameters: Annotated[int, Field(ge=0)]
     extra_parameters: Annotated[int, Field(ge=0)]
+    step_seconds: Annotated[float, Field(gt=0)] | None = None
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None
     train_seconds: Annotated[float, Field(ge=0)]
     weights_sha256: str | None = None
     block_names: tuple[str, ...] | None = None
@@ -41,8 +45,14 @@ class Final(_Record):
     settings: dict[str, JsonValue]
     hardware: dict[str, JsonValue]
 
+    @model_validator(mode="after")
+    def _every_block_has_a_name(self) -> Final:
+        if self.block_names and len(self.block_names) != len(self.layer_errors):
+            raise ValueError(f"{len(self.block_names)} block_names, but {len(self.layer_errors)} layer_errors")
+        return self
 
-class Cost(_Record):
+
+class Cost(Record):
     """Time and memory of one method as multiples of backprop written by hand; None where not measured."""
 
     method: str
@@ -53,7 +63,7 @@ class Cost(_Record):
     live_ratio: Ratio | None = None
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """One evaluation during training."""
 
     step: int
@@ -63,10 +73,21 @@ class Evaluation(_Record):
     layer_errors: tuple[Percent | None, ...]
 
 
-RecordT = TypeVar("RecordT", bound=_Record)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
-def _parse(record: type[RecordT], text: str | bytes, where: str, fix: str = "repeat this run") -> RecordT:
+def parse(record: type[RecordT], text: str | bytes, where: str, fix: str = "repeat this run") -> RecordT:
+    """Read a record from JSON.
+
+    Args:
+        record: What it must be.
+        text: The JSON.
+        where: The file, for the message.
+        fix: What to do about it, for the message.
+
+    Raises:
+        ValueError: It is not valid.
+    """
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
@@ -104,7 +125,7 @@ def read_final_of(run: Path) -> Final:
     path = run / "final.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: the run has not finished; resume it")
-    return _parse(Final, path.read_bytes(), str(path))
+    return parse(Final, path.read_bytes(), str(path))
 
 
 def read_final(run: Path, method: str) -> Final:
@@ -124,7 +145,7 @@ def read_final(run: Path, method: str) -> Final:
 
 
 def read_cost(directory: Path, method: str, model: str) -> Cost | None:
-    """Read the cost of one method, or None where it was not measured.
+    """Read the cost of one method from METHOD/cost.json, or None where it was not measured.
 
     Raises:
         ValueError: If the file is not valid, or speaks of another method or model.
@@ -132,7 +153,7 @@ def read_cost(directory: Path, method: str, model: str) -> Cost | None:
     path = directory / method / "cost.json"
     if not path.is_file():
         return None
-    cost = _parse(Cost, path.read_bytes(), str(path), "delete it to measure again")
+    cost = parse(Cost, path.read_bytes(), str(path), "delete it to measure again")
     if (cost.method, cost.model) != (method, model):
         raise ValueError(
             f"{path} is of method {cost.method!r} and model {cost.model!r}, but its runs are of "
@@ -157,10 +178,10 @@ def read_evaluations(run: Path, split: str = "test") -> list[Evaluation]:
         where = f"{path}, line {number},"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not valid: {error}; repeat this run") from None
         if isinstance(row, dict) and row.get("kind") == "evaluation" and row.get("split") == split:
-            evaluation = _parse(Evaluation, line, where)
+            evaluation = parse(Evaluation, line, where)
             by_step[evaluation.step] = evaluation
     if not by_step:
         raise ValueError(f"{path} has no evaluation on the {split!r} split; repeat this run")

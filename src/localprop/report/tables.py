@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
@@ -23,78 +24,101 @@ from localprop.report.labels import (
     seeds_label,
     shared_settings,
 )
-from localprop.report.rows import Row
+from localprop.report.rows import MeanStd, Row
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One column, or one for every block: its headers, its cells, and what its numbers mean."""
+class Column:
+    """One column of a comparison, or one for every block.
+
+    Attributes:
+        headers: One header, or one a block.
+        values: The values of a method, one a header.
+        write: Writes a value.
+        meaning: What the values are.
+    """
 
     headers: tuple[str, ...]
-    cells: Callable[[Row], Sequence[str]]
+    values: Callable[[Row], Sequence[Any]]
+    write: Callable[[Any], str]
     meaning: str
 
     @property
     def name(self) -> str:
+        """The header, or the first and the last."""
         return self.headers[0] if len(self.headers) == 1 else f"{self.headers[0]} to {self.headers[-1]}"
 
+    def cells(self, row: Row) -> list[str]:
+        """Write the values of a method."""
+        return [self.write(value) for value in self.values(row)]
 
-def _columns(rows: Sequence[Row]) -> list[_Column]:
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """Lay out the columns of a comparison."""
     num_blocks = max(len(row.layer_errors) for row in rows)
     weights = ", ".join(dict.fromkeys(row.ensemble_weights for row in rows if row.ensemble_weights)) or NONE
     columns = [
-        _Column(("method",), lambda row: [row.method], _titles(rows)),
-        _Column(
+        Column(("method",), lambda row: [row.method], str, _titles(rows)),
+        Column(
             ("error %",),
-            lambda row: [human_estimate(row.test_error, 2)],
+            lambda row: [row.test_error],
+            _percent,
             "error of the network's answer on the test set, in percent.",
         ),
-        _Column(
+        Column(
             ("all layers %",),
-            lambda row: [human_estimate(row.ensemble_error, 2)],
+            lambda row: [row.ensemble_error],
+            _percent,
             f"error of the weighted sum of the blocks' own predictions (weights: {weights}).",
         ),
-        _Column(
+        Column(
             ("extra parameters",),
-            lambda row: [human_count(row.extra_parameters)],
+            lambda row: [row.extra_parameters],
+            human_count,
             "trained parameters (dictionaries, local classifiers) beside the network's own "
             f"{', '.join(dict.fromkeys(human_count(row.parameters) for row in rows))}.",
         ),
-        _Column(
+        Column(
             ("memory",),
-            lambda row: [human_ratio(row.memory_ratio)],
+            lambda row: [row.memory_ratio],
+            human_ratio,
             "growth of the process's resident memory over training steps, as a multiple of backprop written "
             "by hand in plain PyTorch; it says little where the growth is under 150 MB.",
         ),
-        _Column(
+        Column(
             ("live tensors",),
-            lambda row: [human_ratio(row.live_ratio)],
+            lambda row: [row.live_ratio],
+            human_ratio,
             "peak bytes of tensors alive in a training step, as a multiple of backprop written by hand.",
         ),
-        _Column(
+        Column(
             ("step time",),
-            lambda row: [human_ratio(row.step_ratio, row.step_ratio_spread)],
+            lambda row: [(row.step_ratio, row.step_ratio_spread)],
+            lambda ratio: human_ratio(*ratio),
             "time of a training step, as a multiple of backprop written by hand (in brackets the quartiles "
             "of the measured pairs).",
         ),
-        _Column(
+        Column(
             ("training s",),
-            lambda row: [f"{row.train_seconds:.0f}"],
+            lambda row: [row.train_seconds],
+            "{:.0f}".format,
             "seconds of all training steps of a run, with data loading and augmentation, without evaluation.",
         ),
     ]
     if num_blocks:
-        layers = _Column(
+        layers = Column(
             tuple(f"b{index + 1}" for index in range(num_blocks)),
-            lambda row: [
-                human_estimate(row.layer_errors[index] if index < len(row.layer_errors) else None, 2)
-                for index in range(num_blocks)
-            ],
+            lambda row: [*row.layer_errors, *[None] * (num_blocks - len(row.layer_errors))],
+            _percent,
             f"error of each block's own prediction, in percent; {NONE} where a block has none.",
         )
         columns.insert(2, layers)
     measured = any(row.live_ratio is not None for row in rows)
     return [column for column in columns if measured or column.headers != ("live tensors",)]
+
+
+def _percent(error: MeanStd | None) -> str:
+    return human_estimate(error, 2)
 
 
 def _titles(rows: Sequence[Row]) -> str:
@@ -110,7 +134,7 @@ def _escape(text: str) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Write the comparison as a Markdown table with its caption and the meaning of every column."""
-    columns = _columns(rows)
+    columns = columns_of(rows)
     headers = [header for column in columns for header in column.headers]
     lines = [
         "| " + " | ".join(headers) + " |",
@@ -130,7 +154,7 @@ def to_json(rows: Sequence[Row]) -> dict[str, JsonValue]:
     return {
         "caption": caption(rows),
         "own_recipes": own_recipes(rows),
-        "columns": {column.name: column.meaning for column in _columns(rows)},
+        "columns": {column.name: column.meaning for column in columns_of(rows)},
         "rows": [{**to_jsonable_python(row), "num_seeds": row.num_seeds} for row in rows],
     }
 

@@ -100,12 +100,12 @@ def compare(
 
 
 def _refuse_strangers(directory: Path) -> None:
-    """Refuse a directory that holds anything but runs as METHOD/seed-K and what is made from them."""
+    """Refuse a directory that holds anything but runs as METHOD/seed-K and what is made from them, reports included."""
     for entry in sorted(directory.iterdir()):
         if entry.is_dir():
             is_own = all(re.fullmatch(r"seed-\d+|cost\.json", path.name) or is_stale(path) for path in entry.iterdir())
         else:
-            is_own = entry.name in _TABLES or is_stale(entry)
+            is_own = entry.name in _TABLES or entry.suffix == ".html" or is_stale(entry)
         if not is_own:
             raise ValueError(
                 f"--out {directory}: not a comparison of localprop ({entry.name} lies in it); choose another --out"

@@ -19,7 +19,9 @@ FREE_SETTINGS = ("log", "log_every", "keep", "checkpoint_every", "threads", "fea
 """Settings that may change between the parts of an interrupted run."""
 
 _OWN = ("config.yaml", "metrics.jsonl", "checkpoint", "tensorboard", "wandb", "warm-up")
-_STALE = re.compile(r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain)\.json|comparison\.md)\.tmp-\d+")
+_STALE = re.compile(
+    r"\.(config\.yaml|metrics\.jsonl|(final|cost|comparison|explain|exits)\.json|comparison\.md|.+\.html)\.tmp-\d+"
+)
 
 
 def check_unused(directory: Path, *, resume: bool) -> bool:
@@ -95,14 +97,24 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         TrainingError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        replace_text(path, text)
     except OSError as error:
         raise TrainingError(
             f"cannot write {path}: {error.strerror}; free space and run again with --resume auto"
         ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that is either complete or as it was before.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
