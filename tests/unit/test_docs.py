@@ -28,6 +28,7 @@ from localprop.train import compare
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 RUN = [page for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if page.exists()]
 LINKED = [*RUN, *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if page.exists())]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -37,6 +38,7 @@ COMPARES = {DOCS / "guide" / f"{name}.md" for name in ("train", "report")}
 MEASURING = ("what-a-step-costs", "what-a-layer-knows", "early-exits", "export", "report")
 PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURING}
 """Pages whose every command measures something; tests of the command line run the same commands."""
+MEASURING_COMMANDS = ("exits", "explain", "export", "report")
 OPTIONAL = {"wandb", "tensorboard", "lightning"}
 
 
@@ -183,10 +185,16 @@ def check_command(words: list[str], page: Path, line: int, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if page in PROCESSES else []) for page in RUN],
+    ("page", "left_out"),
+    [
+        *(
+            pytest.param(page, (), id=name_of(page), marks=[pytest.mark.slow] if page in {*PROCESSES, README} else [])
+            for page in RUN
+        ),
+        pytest.param(README, MEASURING_COMMANDS, id="README.md without what takes long"),
+    ],
 )
-def test_the_blocks_of_a_page_run(page, workplace, capsys):
+def test_the_blocks_of_a_page_run(page, left_out, workplace, capsys):
     namespace: dict[str, object] = {"__name__": "documentation"}
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language == "python":
@@ -195,7 +203,8 @@ def test_the_blocks_of_a_page_run(page, workplace, capsys):
             install_entry_points(block)
         elif block.language in ("console", "bash"):
             for words in commands(block):
-                run_command(words, page, block.line, capsys)
+                if words[0] not in left_out:
+                    run_command(words, page, block.line, capsys)
 
 
 def test_blocks_and_commands_are_found():
