@@ -183,6 +183,11 @@ def test_a_constant_target_is_predicted():
         ({"hidden_layer_sizes": 64}, "hidden_layer_sizes: must be the widths .* got 64"),
         ({"hidden_layer_sizes": (64, 0)}, "hidden_layer_sizes: must be the widths"),
         ({"hidden_layer_sizes": "ab"}, "hidden_layer_sizes: must be the widths"),
+        ({"image_shape": 13}, "image_shape: must be .channels, height, width., got 13"),
+        ({"image_shape": (1, -1, -13)}, "image_shape: must be .channels, height, width., got"),
+        ({"method_settings": ["temperature"]}, "method_settings: must be a mapping"),
+        ({"network": "vgg8b"}, "network: must be a function .* got 'vgg8b'"),
+        ({"network": lambda shape, outputs: None}, "network: must return an nn.Module, got a NoneType"),
         ({"epochs": 0}, "epochs: must be a whole number from 1, got 0"),
         ({"batch_size": 2.5}, "batch_size: must be a whole number from 1, got 2.5"),
         ({"learning_rate": 0}, "learning_rate: must be positive and finite, got 0"),
@@ -198,6 +203,8 @@ def test_mistakes_are_told(parameters, message):
 def test_a_regressor_refuses_methods_for_classes():
     with pytest.raises(ValueError, match="method: 'dcl' takes classes alone, not real numbers; choose regression"):
         LocalRegressor("dcl").fit(X, Y)
+    with pytest.raises(ValueError, match="y: the targets are too large"):
+        LocalRegressor().fit(X, Y * 1e300)
 
 
 def test_training_that_diverges_is_told():

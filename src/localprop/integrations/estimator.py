@@ -47,7 +47,6 @@ class LocalEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no
 
     def _train(self, features: NDArray[Any], y: Tensor, outputs: int) -> None:
         """Fit `rule_` to features and targets, drawing all that is random from `random_state`."""
-        self._check()
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         x = self._inputs(features)
         recipe = methods.recipe_for(self.method, "mlp", "mnist")
@@ -57,21 +56,32 @@ class LocalEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no
         with seeded(derive(seed, "network"), x.device):
             build = self._perceptron if self.network is None else self.network
             model = build(tuple(x.shape[1:]), outputs)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"network: must return an nn.Module, got a {type(model).__name__}")
         net = split(model.to(x.dtype), example=x[:1])
         with seeded(derive(seed, "method"), x.device):
             rule = methods.build(self.method, net, num_classes=outputs, example=x[:2], **settings).to(x.dtype)
         train_tensors(rule, x, y, recipe=recipe, epochs=self.epochs, batch_size=self.batch_size, seed=seed)
         self.rule_: Rule = rule
 
-    def _check(self) -> None:
+    def _check_parameters(self) -> None:
         """Refuse parameters that nothing can be trained with."""
         if not isinstance(self.method, str):
             raise ValueError(f"method: must be a name, got {self.method!r}; localprop methods lists them")
-        sizes = self.hidden_layer_sizes
-        if not isinstance(sizes, Sequence | np.ndarray) or len(sizes) == 0 or not all(map(_is_count, sizes)):
+        if not _are_counts(self.hidden_layer_sizes):
             raise ValueError(
                 f"hidden_layer_sizes: must be the widths of one hidden layer or more, each a whole number from 1, got "
-                f"{sizes!r}; such as (128, 128)"
+                f"{self.hidden_layer_sizes!r}; such as (128, 128)"
+            )
+        if self.image_shape is not None and not (_are_counts(self.image_shape) and len(self.image_shape) == 3):
+            raise ValueError(
+                f"image_shape: must be (channels, height, width), got {self.image_shape!r}; None for tables"
+            )
+        if self.method_settings is not None and not isinstance(self.method_settings, Mapping):
+            raise ValueError(f"method_settings: must be a mapping from names to values, got {self.method_settings!r}")
+        if self.network is not None and not callable(self.network):
+            raise ValueError(
+                f"network: must be a function (shape, outputs) -> module, got {self.network!r}; see localprop.models"
             )
         for name in ("epochs", "batch_size"):
             if not _is_count(getattr(self, name)):
@@ -118,6 +128,10 @@ class LocalEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no
             exits = [self.rule_.exits(part) for part in parts]
         columns = zip(self.rule_.net.names, zip(*exits, strict=True), strict=True)
         return {name: torch.cat(answers) for name, answers in columns if answers[0] is not None}
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, Sequence | np.ndarray) and len(values) > 0 and all(map(_is_count, values))
 
 
 def _is_count(value: object) -> bool:

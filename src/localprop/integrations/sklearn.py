@@ -91,11 +91,12 @@ class LocalClassifier(ClassifierMixin, LocalEstimator):  # type: ignore[misc] # 
             ValueError: A parameter out of its range, one class alone, or a method that cannot train such a network.
             TrainingError: Training diverged.
         """
+        self._check_parameters()
         features, labels = validate_data(self, X, y, dtype=self._dtype)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y: needs two classes or more, got one class, {self.classes_[0]!r}")
+            raise ValueError(f"y: needs two classes or more, got one class, {self.classes_[0]}")
         self._train(features, torch.from_numpy(numbers.astype(np.int64)), len(self.classes_))
         return self
 
@@ -175,6 +176,7 @@ class LocalRegressor(RegressorMixin, MultiOutputMixin, LocalEstimator):  # type:
             ValueError: A parameter out of its range, or a method that takes classes alone.
             TrainingError: Training diverged.
         """
+        self._check_parameters()
         if not methods.get(self.method).real_targets:
             known = ", ".join(name for name, method in methods.catalogue().items() if method.real_targets)
             raise ValueError(f"method: {self.method!r} takes classes alone, not real numbers; choose {known}")
@@ -182,7 +184,11 @@ class LocalRegressor(RegressorMixin, MultiOutputMixin, LocalEstimator):  # type:
         self._single = targets.ndim == 1
         columns = targets.astype(self._dtype).reshape(len(targets), -1)
         self._mean = columns.mean(0)
-        self._scale = np.where(columns.std(0) > 0, columns.std(0), 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            spread = columns.std(0)
+        if not np.isfinite(spread).all():
+            raise ValueError("y: the targets are too large for their standard deviation to be computed; scale them")
+        self._scale = np.where(spread > 0, spread, 1.0)
         self._train(features, torch.from_numpy((columns - self._mean) / self._scale), columns.shape[1])
         return self
 

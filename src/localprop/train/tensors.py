@@ -42,6 +42,10 @@ def train_tensors(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")
+    if len(x) != len(y):
+        raise ValueError(f"x, y: need equally many samples, got {len(x)} and {len(y)}")
+    if len(x) == 0:
+        raise ValueError("x: there are no samples to train on")
     rule.seed = derive(seed, "blocks")
     x = in_layout(x, rule)
     batches = max(1, min(-(-len(x) // batch_size), len(x) // 2))
