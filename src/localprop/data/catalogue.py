@@ -39,7 +39,7 @@ def load(
     flip: bool | None = None,
     cutout: int | None = None,
     classes_per_batch: int | None = None,
-    random_labels: float = 0.0,
+    random_labels: float | None = None,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -56,7 +56,7 @@ def load(
         cutout: Pixels a side of a square hole in every training image, 0 for none; None takes the set's default.
         classes_per_batch: Most classes that a batch holds in the first half of training; None for no limit.
         random_labels: Share of the training labels that are drawn at random, 0 to 1; what is learned of those is
-            learned by heart.
+            learned by heart. None for none.
 
     Raises:
         ValueError: The name is unknown, or a setting does not fit.

@@ -29,7 +29,7 @@ from localprop.train.config import RunConfig
 from localprop.train.curriculum import curriculum_order
 from localprop.train.phases import plan
 from localprop.train.settings import ConfigError, field_types
-from localprop.train.weights import check_start
+from localprop.train.weights import check_start, starting_weights
 
 Built = TypeVar("Built")
 
@@ -92,11 +92,11 @@ def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
         return problems
     config = replace(config, model=sound)
     rule = _build("method", config.method, lambda part: build_rule(replace(config, method=part), facts, host), problems)
-    if rule is not None:
-        _tried(lambda: check_start(config, facts), problems)
+    _tried(lambda: starting_weights(config, facts), problems)
     if config.curriculum is not None:
         _tried(lambda: curriculum_order(config, images), problems)
     if rule is not None and not problems:
+        _tried(lambda: check_start(config, facts), problems)
         _tried(lambda: _plan(config, rule, build_loader(config, images, rule, host)), problems)
         _tried(lambda: build_executor(config, rule), problems)
     return problems

@@ -65,7 +65,8 @@ class Training:
         loaded = load_data(config)
         self.images, self.validation = loaded.data, loaded.validation
         self.facts = DataFacts.of(self.images)
-        begins = checkpoint.newest(directory / "checkpoint") is None
+        stored = directory / "checkpoint"
+        begins = not stored.is_dir() or checkpoint.newest(stored) is None
         model, self.started_from = starting_network(config, self.facts, directory, begins, allow_imports)
         self.rule = build_rule(config, self.facts, self.device, model)
         self.loader = build_loader(config, self.images, self.rule, self.device)

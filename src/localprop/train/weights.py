@@ -107,15 +107,16 @@ def starting_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool
 
 
 def check_start(config: RunConfig, facts: DataFacts) -> None:
-    """Refuse what a run cannot start from: before its warm-up, if it has one.
+    """Refuse a run that has weights to start from, or a warm-up, and trains a network that these are not of.
 
     Raises:
         ValueError: Says why.
     """
-    starting_weights(config, facts)
+    if not (config.weights or config.warmup_epochs):
+        return
     network = build_model(config, facts)
     rule = build_rule(config, facts, torch.device("cpu"), network)
-    if (config.weights or config.warmup_epochs) and not _is_trained_by(rule, network):
+    if not _is_trained_by(rule, network):
         flag = f"--weights {config.weights}" if config.weights else f"--warmup-epochs {config.warmup_epochs}"
         raise ValueError(f"{flag}: {config.method.name} trains a network of its own; it cannot start from weights")
 
