@@ -87,7 +87,8 @@ def write_comparison(directory: Path, methods: Sequence[str] = ("bp", "dcl", "pr
     for place, method in enumerate(methods):
         for seed in range(seeds):
             write_run(directory / method / f"seed-{seed}", final(method, seed))
-        cost = {"step_ratio": 0.8, "step_ratio_spread": [0.7, 1.1 - place / 10], "memory_ratio": 1.2 - place / 2}
+        spread = [0.7, 0.9 + 0.2 / (1 + place)]
+        cost = {"step_ratio": 0.8, "step_ratio_spread": spread, "memory_ratio": 1.2 / (1 + place)}
         if place < len(methods) - 1:
             record = {"method": method, "model": "conv", "live_ratio": 0.5, **cost}
             (directory / method / "cost.json").write_text(json.dumps(record))

@@ -268,11 +268,14 @@ def test_pictures__share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not any(one.shrunk for one in pictures.encode(paths, "repeat it").values())
 
 
-def test_pictures__that_never_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "BUDGET_BYTES", 1000)
-    Image.effect_noise((480, 90), 80).save(tmp_path / "noise.png")
-    with pytest.raises(ValueError, match="give fewer analysed runs"):
-        pictures.encode([tmp_path / "noise.png"], "repeat it")
+def test_pictures__that_never_fit_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", final("dcl"))
+    write_explained(run)
+    Image.effect_noise((480, 90), 80).save(run / "explain" / "filters.png")
+    monkeypatch.setattr(pictures, "BUDGET_BYTES", 10_000)
+    page = page_of(tmp_path / "page.html", run)
+    assert page.tags.count("img") == 1
+    assert f"The page has no room for it: see {run / 'explain' / 'filters.png'}" in page.text
 
 
 def spoil(directory: Path, file: str, change: Any) -> None:

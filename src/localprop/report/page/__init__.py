@@ -45,7 +45,7 @@ def write_page(directories: Sequence[Path], path: Path) -> int:
     if size > MOST_BYTES:
         raise ValueError(
             f"--out {path}: the page would have {size / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:g}; "
-            "give fewer directories"
+            "give fewer directories, or fewer runs that were analysed by explain"
         )
     try:
         replace_text(path, page)
