@@ -13,8 +13,8 @@ from localprop.types import Key
 THOROUGH = {"bp", "dcl", "dcl-s", "pred"}
 """Methods that `make test` runs on every network of the tests; the others run there on the FAST ones alone."""
 FAST = {"fc-1x28", "conv-1x28", "patches-1x28"}
-COSTLY, FASTEST = {"pff"}, {"fc-1x28"}
-"""Methods whose steps take so many passes that `make test` runs them on these networks alone."""
+COSTLY, FASTEST = {"pff", "dni-unlocked"}, {"fc-1x28"}
+"""Methods of many passes a step, or of many steps to learn: `make test` runs them on these networks alone."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,7 @@ def cases(networks: list[str], *, steps: bool = False) -> list[object]:
             method,
             network,
             id=f"{method}-{network}",
-            marks=[]
-            if method in THOROUGH or network in (FASTEST if method in COSTLY else FAST)
-            else [pytest.mark.slow],
+            marks=[] if is_quick(method, network) else [pytest.mark.slow],
         )
         for method in CATALOGUE
         for network in networks

@@ -138,6 +138,7 @@ def column(page: Any, number: int) -> list[str]:
     return [row.strip() for row in page.locator(f".sortable tbody tr > :nth-child({number})").all_inner_texts()]
 
 
+@pytest.mark.slow
 def test_page__draws_every_chart_as_plotly_understands_it(page_file: Path, opened: Open) -> None:
     page = opened(page_file)
     assert draw_all(page) >= 12

@@ -151,6 +151,7 @@ def test_bench_step__json_has_the_rows_of_the_contract(
         assert 0 < low <= row["step_ratio"] <= high
 
 
+@pytest.mark.slow
 def test_bench_memory__json_has_the_rows_of_the_contract_and_a_picture(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -370,6 +370,7 @@ METHOD = Method("mine", "Mine", "local error", 2024, "@misc{mine}", prediction, 
 """
 
 
+@pytest.mark.slow
 def test_a_third_partys_method_by_import_path(tmp_path, capsys):
     (tmp_path / "my_methods.py").write_text(METHOD)
     script = tmp_path / "bin" / "localprop"  # unlike `python -m`, a script does not see the working directory

@@ -22,6 +22,7 @@ def judge(tmp_path: Path) -> Path:
     return tmp_path / "judge"
 
 
+@pytest.mark.slow
 def test_a_run_resumes_without_the_one_that_judged_its_images(judge: Path, tmp_path: Path):
     flags = ["--method", "pred", "--epochs", "2", "--curriculum", judge, "--checkpoint-every", "2", "--out"]
     with Server(tmp_path) as server:

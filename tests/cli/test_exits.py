@@ -76,7 +76,7 @@ def test_exits__measures_blocks_thresholds_and_time(run: Path, capsys: pytest.Ca
         assert 0 < low <= row["throughput_ratio"] <= high
 
 
-@pytest.mark.parametrize("measure", ["margin", "entropy"])
+@pytest.mark.parametrize("measure", ["margin", pytest.param("entropy", marks=pytest.mark.slow)])
 def test_exits__by_another_measure_one_image_a_batch(
     run: Path, capsys: pytest.CaptureFixture[str], measure: str
 ) -> None:

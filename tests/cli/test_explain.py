@@ -126,6 +126,7 @@ def write_cifar100(directory: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows), directory / f"cifar100-{split}.parquet")
 
 
+@pytest.mark.slow
 def test_explain__of_a_hundred_classes_in_super_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar100(tmp_path)
     monkeypatch.setenv("LOCALPROP_DATA", str(tmp_path))

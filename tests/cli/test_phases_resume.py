@@ -49,7 +49,13 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("cache", [[], ["--feature-cache-mb", 60]], ids=["computed", "cached"])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        pytest.param([], id="computed", marks=pytest.mark.slow),
+        pytest.param(["--feature-cache-mb", 60], id="cached"),
+    ],
+)
 def test_a_run_killed_around_its_borders_ends_as_the_undisturbed_run(
     cache: list[object], server: Server, tmp_path: Path
 ) -> None:

@@ -65,7 +65,7 @@ def deaths(groups: int) -> list[tuple[tuple[object, ...], list[int], bool]]:
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS[:2], pytest.param(METHODS[2], marks=pytest.mark.slow)])
 def test_a_run_killed_at_every_kind_of_place_ends_as_the_undisturbed_run(
     method: str, server: Server, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_local_method_goes_on_from_backprop_and_the_other_way(backprop: Path, 
     assert moved(back, local) == {"0"}
 
 
+@pytest.mark.slow
 def test_weights_are_read_once_and_a_resumed_run_needs_them_no_more(backprop: Path, tmp_path: Path):
     copy, run = tmp_path / "copy", tmp_path / "run"
     backprop.rename(copy)

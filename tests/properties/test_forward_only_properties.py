@@ -112,7 +112,7 @@ def test_the_mean_forward_gradient_is_the_gradient(perturb: str, monkeypatch: py
     torch.testing.assert_close(total, list(torch.autograd.grad(loss, trained)), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("model", ["mlp", "conv"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
 def test_pff_learns_to_tell_prototypes_apart_in_every_block(model: str):
     torch.manual_seed(0)
     generator, y = torch.Generator().manual_seed(0), torch.arange(32) % 4
