@@ -336,6 +336,7 @@ def test_clusters_of_a_diverged_block_exit_3(tmp_path, capsys):
     assert "Try a smaller --optimizer.lr" in err
 
 
+@pytest.mark.slow
 def test_an_interrupt_exits_130_with_a_checkpoint(tmp_path):
     directory = tmp_path / "run"
     argv = [

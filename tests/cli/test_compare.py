@@ -65,6 +65,7 @@ def test_compare__makes_table_and_picture(comparison: tuple[Path, subprocess.Com
     assert Image.open(directory / "comparison.png").size[0] > 900
 
 
+@pytest.mark.slow
 def test_compare__resumes_without_training_again(comparison: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     directory, _ = comparison
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-*/*.json")}

@@ -177,6 +177,7 @@ def test_explain__mistakes_are_one_line(
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_explain__of_few_images_skips_what_needs_more(dcl: Path, tmp_path: Path) -> None:
     assert main(["explain", str(dcl), "--images", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "explain.json").read_text())

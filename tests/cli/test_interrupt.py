@@ -79,6 +79,7 @@ def test_a_signal_writes_a_checkpoint_and_exits_130(name: str, server: Server, f
     assert_same_end(run, finished)
 
 
+@pytest.mark.slow
 def test_sigterm_from_outside(server: Server, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     long = ["--epochs", 500, "--checkpoint-every", 100_000]
@@ -319,6 +320,7 @@ OTHER_WAYS = """
 """.split()  # noqa: SIM905
 
 
+@pytest.mark.slow
 def test_every_other_way_to_train_resumes_too(server: Server, tmp_path: Path) -> None:
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     assert server.run(*command(undisturbed, *OTHER_WAYS)).code == 0

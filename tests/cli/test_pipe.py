@@ -31,7 +31,10 @@ def test_train__a_closed_pipe_is_not_success(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("closed", "words", "code"), [
     ("stdout", ["methods"], 0),
     ("stderr", ["nonsense"], 2),
-    ("stderr", ["train", "--model", "fc", "--model.width", "0.125", "--epochs", "1", "--limit-batches", "1"], 0),
+    pytest.param(
+        "stderr", ["train", "--model", "fc", "--model.width", "0.125", "--epochs", "1", "--limit-batches", "1"], 0,
+        marks=pytest.mark.slow,
+    ),
 ])  # fmt: skip
 def test_a_closed_stream_leads_nowhere(closed: str, words: list[str], code: int, tmp_path: Path) -> None:
     redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]

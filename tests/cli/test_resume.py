@@ -111,6 +111,7 @@ def kill_after(seconds: float, argv: list[object], run: Path) -> None:
     assert ended.code in (KILLED, 0), ended.output
 
 
+@pytest.mark.slow
 def test_a_process_killed_from_outside(undisturbed: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     again = [*command("dcl", run), "--resume", "auto"]
