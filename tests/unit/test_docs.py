@@ -36,7 +36,7 @@ SHAPES = {"mnist": (28, 28), "fashion-mnist": (28, 28), "cifar10": (32, 32, 3)}
 COMPARES = {DOCS / "guide" / f"{name}.md" for name in ("train", "report")}
 """The pages whose comparison is run: it starts four processes. Those of others are checked setting by setting."""
 MEASURING = ("train", "trained-weights", "what-a-step-costs", "what-a-layer-knows", "early-exits", "export", "report")
-PROCESSES = {DOCS / "guide" / f"{name}.md" for name in MEASURING}
+PROCESSES = {DOCS / "gallery.md", *(DOCS / "guide" / f"{name}.md" for name in MEASURING)}
 """Pages with many commands that train or measure; tests of the command line run the same commands."""
 MEASURING_COMMANDS = ("exits", "explain", "export", "report")
 OPTIONAL = {"wandb", "tensorboard", "lightning"}
