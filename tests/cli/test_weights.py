@@ -130,3 +130,23 @@ def test_weights_of_another_network_are_refused(backprop: Path, tmp_path: Path, 
     error = capsys.readouterr().err
     assert f"--weights {backprop}: they are of another network" in error
     assert error.count("error:") == 1
+
+
+OWN_MODEL = """
+from torch import nn
+
+def net(image_shape, num_classes):
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU()), nn.Linear(16, num_classes))
+"""
+
+
+def test_a_model_by_import_path_warms_up_and_gives_its_weights_only_with_leave(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "own_model_of_weights.py").write_text(OWN_MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["train", "--model", "own_model_of_weights:net", *SMALL[4:], "--method", "pred"]
+    assert main([*own, "--warmup-epochs", "1", "--out", "warmed"]) == 0
+    assert main([*own, "--weights", "warmed", "--out", "refused"]) == 2
+    assert "only with --allow-imports" in capsys.readouterr().err
+    assert main([*own, "--weights", "warmed", "--allow-imports", "--out", "taken"]) == 0
+    assert "weights: 4 of 4 tensors" in capsys.readouterr().err

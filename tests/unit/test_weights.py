@@ -15,7 +15,7 @@ import localprop
 from localprop.models.external import factory
 from localprop.train.assemble import DataFacts, build_model, build_rule
 from localprop.train.config import RunConfig, config_from
-from localprop.train.weights import check_start, fit_weights, read_weights, starting_weights
+from localprop.train.weights import Fitted, check_start, fit_weights, read_weights, starting_weights
 
 GRAY = DataFacts(tuple("abcdefghij"), (1, 28, 28), (0.3,), (0.3,))
 COLOUR = DataFacts(tuple("abcdefghij"), (3, 32, 32), (0.3,) * 3, (0.3,) * 3)
@@ -24,6 +24,10 @@ COLOUR = DataFacts(tuple("abcdefghij"), (3, 32, 32), (0.3,) * 3, (0.3,) * 3)
 def config(weights: object, model: str = "vgg8b", **flags: object) -> RunConfig:
     small = {"model.width": 0.03} if model == "vgg8b" else {}
     return config_from({"model": model, "weights": str(weights), **small, **flags})
+
+
+def start(settings: RunConfig, facts: DataFacts = COLOUR) -> Fitted | None:
+    return starting_weights(settings, facts, build_model(settings, facts))
 
 
 def network(classes: int = 3, channels: int = 3) -> nn.Sequential:
@@ -105,7 +109,7 @@ def test_nothing_is_executed_that_comes_from_a_file(name: str, write, tmp_path: 
     with (tmp_path / name).open("wb") as file:
         write(Harmful(tmp_path / "witness"), file)
     with pytest.raises(ValueError, match=r"--weights .*(without executing code|cannot be read as safetensors)"):
-        starting_weights(config(tmp_path / name), COLOUR)
+        start(config(tmp_path / name))
     assert not (tmp_path / "witness").exists()
 
 
@@ -126,16 +130,16 @@ def test_files_that_hold_no_weights_are_refused(content: object, told: str, tmp_
     else:
         torch.save(content, path)
     with pytest.raises(ValueError, match=told):
-        starting_weights(config(path), COLOUR)
+        start(config(path))
 
 
 def test_places_without_weights_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="no such run or file"):
-        starting_weights(config(tmp_path / "nowhere"), COLOUR)
-    with pytest.raises(ValueError, match="not a run of localprop with a checkpoint"):
-        starting_weights(config(tmp_path), COLOUR)
+        start(config(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="not a run of localprop, it has no config.yaml"):
+        start(config(tmp_path))
     with pytest.raises(ValueError, match="no pretrained weights of vgg8b"):
-        starting_weights(config("pretrained"), COLOUR)
+        start(config("pretrained"))
     torch.save(build_model(config("none"), COLOUR).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="last-block trains a network of its own"):
         check_start(config(tmp_path / "weights.pt", method="last-block"), COLOUR)
@@ -149,7 +153,7 @@ def test_pretrained_weights_of_torchvision_are_those_that_it_downloads(monkeypat
     torch.save(whole.state_dict(), stored)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     settings = config("pretrained", "torchvision:resnet18")
-    fitted = starting_weights(settings, GRAY)
+    fitted = start(settings, GRAY)
     assert fitted is not None
     assert fitted.drawn == ("fc.weight", "fc.bias")
     model = build_model(settings, GRAY)
@@ -165,7 +169,7 @@ def test_weights_that_cannot_be_downloaded_are_told_in_one_line(monkeypatch, tmp
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(ValueError, match="cannot get pretrained weights of torchvision:resnet18"):
-        starting_weights(config("pretrained", "torchvision:resnet18"), COLOUR)
+        start(config("pretrained", "torchvision:resnet18"))
     with pytest.raises(ValueError, match="has no model 'resnet19'"):
         config("pretrained", "torchvision:resnet19")
 
@@ -185,9 +189,7 @@ def test_timm_fits_its_pretrained_weights_itself(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create)
     model = factory("timm:test_vit", pretrained=True)((1, 64, 64), 10)
     assert asked == [True]
-    fitted = starting_weights(
-        config("pretrained", "timm:test_vit"), DataFacts(GRAY.class_names, (1, 64, 64), (0,), (1,))
-    )
+    fitted = start(config("pretrained", "timm:test_vit"), DataFacts(GRAY.class_names, (1, 64, 64), (0,), (1,)))
     assert fitted is not None
     given = whole.blocks[0].attn.qkv.weight
     assert torch.equal(fitted.state["blocks.0.attn.qkv.weight"], given)

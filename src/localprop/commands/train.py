@@ -64,7 +64,10 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> int:
         f"comparison: {directory}",
     )
     resume = arguments.resume == "auto"
-    return _trained(lambda: compare(configs, directory, seeds=range(num_seeds), resume=resume, notes=shown))
+    allow = arguments.allow_imports
+    return _trained(
+        lambda: compare(configs, directory, seeds=range(num_seeds), resume=resume, notes=shown, allow_imports=allow)
+    )
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ def compare(
     resume: bool = False,
     stream: TextIO = sys.stderr,
     notes: Sequence[str] = (),
+    allow_imports: bool = False,
 ) -> dict[str, Any]:
     """Train every method with every seed, measure what each costs, and write one table and one picture.
 
@@ -58,6 +59,7 @@ def compare(
         resume: Keep what is finished, go on with what is not.
         stream: Where progress is shown; the table goes to standard output.
         notes: Lines to show first.
+        allow_imports: Whether import paths in the settings of other runs that these name may be imported.
 
     Returns:
         The content of comparison.json.
@@ -69,7 +71,7 @@ def compare(
     """
     if not check_unused(directory, resume=resume):
         _refuse_strangers(directory)
-    check(configs)  # a mistake in the last method's settings must not wait for its turn
+    check(configs, allow_imports=allow_imports)  # a mistake in the last method's settings must not wait for its turn
     claim_directory(directory)
     for note in notes:
         print(note, file=stream, flush=True)

@@ -63,13 +63,22 @@ def fit(
         torch.set_num_threads(config.threads)
     with answering_signals(signal.default_int_handler):  # outside of the loop there is nothing to save
         if config.warmup_epochs is not None:
-            check([config])  # a mistake in the method's settings must not wait for the warm-up to end
+            check(
+                [config], allow_imports=allow_imports
+            )  # a mistake in the method's settings must not wait for the warm-up to end
             claim_directory(directory)
-            fit(warm_up_of(config), directory / WARM_UP, resume=True, stream=stream, notes=["warm-up by backprop"])
+            fit(
+                warm_up_of(config),
+                directory / WARM_UP,
+                resume=True,
+                stream=stream,
+                notes=["warm-up by backprop"],
+                allow_imports=allow_imports,
+            )
         try:
             training = Training(config, directory, allow_imports=allow_imports)
         except ValueError:
-            check([config])  # says all that is wrong, not only what was met first
+            check([config], allow_imports=allow_imports)  # says all that is wrong, not only what was met first
             raise
         claim_directory(directory)
         training.restore()

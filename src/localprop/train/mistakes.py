@@ -18,6 +18,7 @@ from localprop.train.assemble import (
     DataFacts,
     build_executor,
     build_loader,
+    build_model,
     build_rule,
     load_data,
     num_steps,
@@ -34,11 +35,12 @@ from localprop.train.weights import check_start, starting_weights
 Built = TypeVar("Built")
 
 
-def check(configs: Sequence[RunConfig]) -> None:
+def check(configs: Sequence[RunConfig], *, allow_imports: bool = False) -> None:
     """Build every part of the runs once.
 
     Args:
         configs: Runs on the same data.
+        allow_imports: Whether import paths in the settings of other runs that they name may be imported.
 
     Raises:
         ConfigError: Some part refuses its settings; all that are refused.
@@ -46,7 +48,7 @@ def check(configs: Sequence[RunConfig]) -> None:
     problems: list[str] = []
     images = _images(configs[0], problems)
     for config in configs:
-        problems += _mistakes(config, images)
+        problems += _mistakes(config, images, allow_imports)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -58,7 +60,7 @@ def _images(config: RunConfig, problems: list[str]) -> ImageData | None:
     return _build("data", config.data, load, problems)
 
 
-def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
+def _mistakes(config: RunConfig, images: ImageData | None, allow_imports: bool) -> list[str]:
     """Return what the parts of a run refuse, one line each; without images what can be known without them.
 
     A setting that its builder refuses is put back to its default, and the part is built again, until nothing more is
@@ -92,9 +94,10 @@ def _mistakes(config: RunConfig, images: ImageData | None) -> list[str]:
         return problems
     config = replace(config, model=sound)
     rule = _build("method", config.method, lambda part: build_rule(replace(config, method=part), facts, host), problems)
-    _tried(lambda: starting_weights(config, facts), problems)
+    drawn = build_model(config, facts)
+    _tried(lambda: starting_weights(config, facts, drawn, allow_imports=allow_imports), problems)
     if config.curriculum is not None:
-        _tried(lambda: curriculum_order(config, images), problems)
+        _tried(lambda: curriculum_order(config, images, allow_imports=allow_imports), problems)
     if rule is not None and not problems:
         _tried(lambda: check_start(config, facts), problems)
         _tried(lambda: _plan(config, rule, build_loader(config, images, rule, host)), problems)

@@ -74,22 +74,27 @@ def starting_network(
         ValueError: See `starting_weights`.
     """
     network = build_model(config, facts)
-    if not begins:
-        return network, None
-    if config.warmup_epochs is not None:
-        config = replace(config, weights=str(directory / WARM_UP))
-    fitted = starting_weights(config, facts, allow_imports=allow_imports)
+    fitted = None
+    if begins and config.warmup_epochs is not None:
+        # The warm-up's settings are known: what they import needs no leave, for the user has named it.
+        weights = _trained(directory / WARM_UP, warm_up_of(config))
+        fitted = fit_weights(network, weights, len(facts.class_names))
+    elif begins:
+        fitted = starting_weights(config, facts, network, allow_imports=allow_imports)
     if fitted is not None:
         network.load_state_dict(fitted.state)
     return network, fitted
 
 
-def starting_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool = False) -> Fitted | None:
-    """Return the weights that a run starts from in the names of its network; None if it starts from drawn ones.
+def starting_weights(
+    config: RunConfig, facts: DataFacts, network: nn.Module, *, allow_imports: bool = False
+) -> Fitted | None:
+    """Return the weights that the settings name in the names of the run's network; None if they name none.
 
     Args:
         config: The run's settings.
         facts: Its data.
+        network: Its network, as it is drawn.
         allow_imports: Whether import paths in the settings of the run that they are taken from may be imported.
 
     Raises:
@@ -97,17 +102,15 @@ def starting_weights(config: RunConfig, facts: DataFacts, *, allow_imports: bool
     """
     if config.weights is None:
         return None
-    label = f"--weights {config.weights}"
-    network = build_model(config, facts)
     try:
-        fitted = fit_weights(network, read_weights(config, facts, allow_imports=allow_imports), len(facts.class_names))
+        weights = read_weights(config, facts, allow_imports=allow_imports)
+        return fit_weights(network, weights, len(facts.class_names))
     except ValueError as error:
-        raise ValueError(f"{label}: {str(error).removeprefix('weights: ')}") from error
-    return fitted
+        raise ValueError(f"--weights {config.weights}: {str(error).removeprefix('weights: ')}") from error
 
 
 def check_start(config: RunConfig, facts: DataFacts) -> None:
-    """Refuse a run that has weights to start from, or a warm-up, and trains a network that these are not of.
+    """Refuse weights, or a warm-up, where a run trains a network of its own.
 
     Raises:
         ValueError: Says why.
@@ -187,10 +190,16 @@ def _for_channels(given: Tensor, wanted: Tensor) -> Tensor | None:
 
 def _of_run(directory: Path, allow_imports: bool) -> dict[str, Tensor]:
     file = directory / "config.yaml"
+    if not file.is_file():
+        raise ValueError("weights: not a run of localprop, it has no config.yaml; name the --out of a training run")
+    return _trained(directory, config_from({}, file, allow_imports=allow_imports))
+
+
+def _trained(directory: Path, config: RunConfig) -> dict[str, Tensor]:
+    """Return the newest weights of a run's network, by the names that they have in it."""
     newest = checkpoint.newest(directory / "checkpoint")
-    if not file.is_file() or newest is None:
-        raise ValueError("weights: not a run of localprop with a checkpoint; name the --out of a training run")
-    config = config_from({}, file, allow_imports=allow_imports)
+    if newest is None:
+        raise ValueError("weights: the run has no checkpoint yet; go on training it with --resume auto")
     state = checkpoint.load(newest)
     try:
         network = build_model(config, DataFacts.read(state["data"]))
