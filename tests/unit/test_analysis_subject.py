@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import localprop
-from localprop.analysis.subject import averaged_output, block_features, block_outputs, label_weights, plain
+from localprop.analysis.subject import block_features, block_outputs, label_weights, plain
+from localprop.functional.pooling import averaged_output
 from localprop.objectives import DictionaryContrast
 
 

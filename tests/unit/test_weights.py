@@ -136,7 +136,7 @@ def test_files_that_hold_no_weights_are_refused(content: object, told: str, tmp_
 def test_places_without_weights_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="no such run or file"):
         start(config(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="not a run of localprop, it has no config.yaml"):
+    with pytest.raises(ValueError, match=r"not a run of localprop, it has no config\.yaml"):
         start(config(tmp_path))
     with pytest.raises(ValueError, match="no pretrained weights of vgg8b"):
         start(config("pretrained"))

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from localprop.data.store import ImageData, ImageSet
-from localprop.functional.pooling import average_positions, pool_to_budget, standard_layout
-from localprop.functional.precision import at_least_single
+from localprop.functional.pooling import averaged_output, pool_to_budget, standard_layout
 from localprop.objectives.dictionary import DictionaryContrast
 from localprop.rules import Rule
 from localprop.seed import derive
@@ -185,18 +184,6 @@ def block_outputs(rule: Rule, x: Tensor) -> Iterator[Tensor]:
         if done is None:
             return
         yield done.output
-
-
-def averaged_output(h: Tensor, channel_axis: int) -> Tensor:
-    """Average a block's output over its positions; a flat output comes back as it is.
-
-    Args:
-        h: Shape (N, ...).
-        channel_axis: Axis of the channels of one sample, 0 or -1.
-
-    Shape: (N, C), in at least float32.
-    """
-    return at_least_single(h) if h.dim() == 2 else average_positions(h, 1 if channel_axis == 0 else -1)
 
 
 def block_features(rule: Rule, batches: Iterator[tuple[Tensor, Tensor]]) -> BlockFeatures:

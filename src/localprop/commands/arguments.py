@@ -94,6 +94,12 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def show_facts(facts: Mapping[str, Any], as_json: bool) -> int:
+    """Print named facts on standard output, as JSON or a line each; returns the exit code."""
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{key}  {value}" for key, value in facts.items()))
+    return 0
+
+
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, *, header: bool = False) -> int:
     """Print rows on standard output, as JSON or as a table of some columns; returns the exit code."""
     if as_json:

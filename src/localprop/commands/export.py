@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from localprop import streams
-from localprop.commands.arguments import Command, add_directory, refuse
+from localprop.commands.arguments import Command, add_directory, refuse, show_facts
 
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -22,11 +21,7 @@ def _export(arguments: argparse.Namespace, rest: list[str]) -> int:
         allow_imports=arguments.allow_imports,
         say=streams.say,
     )
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(f"{key}  {value}" for key, value in found.items()))
-    return 0
+    return show_facts(found, arguments.json)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

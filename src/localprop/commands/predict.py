@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from localprop.commands.arguments import Command, add_directory, refuse, show
+from localprop.commands.arguments import Command, add_directory, refuse, show, show_facts
 
 
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -14,8 +13,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from localprop.train.evaluate import evaluate_run
 
     found = evaluate_run(arguments.directory, allow_imports=arguments.allow_imports)
-    print(json.dumps(found) if arguments.json else "\n".join(f"{key}  {value}" for key, value in found.items()))
-    return 0
+    return show_facts(found, arguments.json)
 
 
 def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:

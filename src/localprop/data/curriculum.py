@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Curriculum:
         if progress >= 1:
             return None
         share = START + (1 - START) * progress if self.pacing == "linear" else START ** (1 - progress)
-        return self.order[: -int(-share * len(self.order) // 1)]
+        return self.order[: math.ceil(share * len(self.order))]
 
 
 def order_of(difficulty: Tensor, labels: Tensor, *, hardest_first: bool) -> Tensor:

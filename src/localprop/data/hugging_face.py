@@ -74,7 +74,9 @@ def read_saved(directory: Path, image_size: int | None) -> Splits:
     datasets = _package()
     try:
         saved = datasets.load_from_disk(str(directory))
-    except Exception as error:  # nearly any type, on damaged files
+    except MemoryError:
+        raise
+    except Exception as error:  # nearly any type, on damaged files: of Arrow, JSON, keys, and the file system
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{directory} cannot be read ({reason}); name what DatasetDict.save_to_disk wrote; a dataset of the "
@@ -136,7 +138,9 @@ def _encoded(split: Dataset, origin: str, image: str | None, label: str | None) 
     rows = split.select_columns(kept)
     try:
         table = embed_table_storage(rows.with_format("arrow")[:])  # reads the files of images that are only named
-    except Exception as error:  # whatever a file system raises
+    except MemoryError:
+        raise
+    except Exception as error:  # what fsspec's file systems, local or not, raise: they share no class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{origin}: the images of column {image!r} cannot be read ({reason})") from error
     if isinstance(split.features[image], datasets.Array2D | datasets.Array3D | datasets.List):

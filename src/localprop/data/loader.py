@@ -119,7 +119,8 @@ class BatchLoader:
         if pool is not None:
             generator = torch.Generator().manual_seed(derive(self._seed, "curriculum", step))
             size = min(self.batch_size, len(self._labels) - start)
-            return pool[torch.randperm(len(pool), generator=generator)[:size]].to(self._labels.device)
+            chosen = pool[torch.randperm(len(pool), generator=generator)[:size]]
+            return chosen.to(self._labels.device, non_blocking=True)
         return self._order(epoch)[start : start + self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:

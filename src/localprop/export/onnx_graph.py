@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from localprop.export.program import INPUT
+from localprop.train.errors import is_out_of_memory
 
 MAX_BYTES = 2**31 - 1  # of one message, by the format that ONNX files are written in
 
@@ -31,7 +32,9 @@ def onnx_bytes(program: ExportedProgram, outputs: Sequence[str], facts: Mapping[
             found = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=[INPUT], output_names=list(outputs)
             )
-    except Exception as error:  # the exporter has dozens of errors of its own
+    except Exception as error:  # errors of tracer, translator and onnxscript, which share no class
+        if is_out_of_memory(error):
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"--to onnx: the network cannot be written as ONNX ({reason}); --to pt2 takes every graph"
@@ -63,7 +66,9 @@ def run_onnx(path: Path, images: Tensor) -> dict[str, Tensor]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         found = session.run(names, {INPUT: images.numpy()})
-    except Exception as error:  # the runtime's errors have no common class but this
+    except Exception as error:  # the runtime's errors derive from nothing nearer
+        if is_out_of_memory(error):
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"--to onnx: ONNX Runtime cannot run the graph ({reason}); use --to pt2") from error
     return {name: torch.from_numpy(logits) for name, logits in zip(names, found, strict=True)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from localprop.infer.trained import TrainedNetwork
+from localprop.train.errors import is_out_of_memory
 
 INPUT = "images"
 FACTS = "localprop.json"
@@ -46,6 +47,8 @@ def trace(network: TrainedNetwork) -> ExportedProgram:
             functional: ExportedProgram = program.run_decompositions({})
             return functional
     except Exception as error:  # the tracer raises what the traced code, or any of PyTorch's own layers, raises
+        if is_out_of_memory(error):
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"--to: torch.export cannot record this network ({reason}); --to safetensors needs no recording"

@@ -71,6 +71,18 @@ def average_positions(h: Tensor, channel_axis: int = 1) -> Tensor:
     return averaged
 
 
+def averaged_output(h: Tensor, channel_axis: int) -> Tensor:
+    """Average a block's output over its positions; a flat output comes back as it is.
+
+    Args:
+        h: Shape (N, ...).
+        channel_axis: Axis of the channels of one sample, 0 or -1.
+
+    Shape: (N, C), in at least float32.
+    """
+    return average_positions(h, 1 if channel_axis == 0 else -1)
+
+
 def average_chunks(h: Tensor, chunks: int) -> Tensor:
     """K-averaging of a flat output: hbar_c = (1/K) sum_k h_{k C + c}, with C = H / K.
 

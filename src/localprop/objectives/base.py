@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localprop.functional.dictionary import information_bound
-from localprop.functional.pooling import average_chunks, average_positions, standard_layout
+from localprop.functional.pooling import average_chunks, averaged_output, standard_layout
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 Scored = Literal["output", "activation"]
@@ -67,7 +67,7 @@ class Objective(nn.Module, ABC):
         """Return the averaged feature vector of each sample, shape (N, C): over positions, or over the K chunks."""
         if h.dim() == 2:
             return average_chunks(h, self.spec.chunks)
-        return average_positions(h, 1 if self.spec.channel_axis == 0 else -1)
+        return averaged_output(h, self.spec.channel_axis)
 
     def laid_out(self, h: Tensor) -> Tensor:
         """View what is scored as flat (N, D), tokens (N, K, C) or maps (N, C, H, W), wherever its channels stand."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torchvision.utils import make_grid
 from localprop.data.loader import evaluation_batches
 from localprop.data.store import ImageSet, in_size
 from localprop.functional.filters import filter_images, first_layer
-from localprop.functional.pooling import average_positions
-from localprop.functional.precision import at_least_single
+from localprop.functional.pooling import averaged_output
 from localprop.record.recorder import Picture, Points
 from localprop.rules import Rule
 from localprop.train.assemble import DataFacts, in_layout
@@ -53,10 +52,6 @@ def exhibits(rule: Rule, images: ImageSet, facts: DataFacts, device: torch.devic
 
 
 def _features(rule: Rule, images: ImageSet, facts: DataFacts, device: torch.device) -> Tensor:
-    axis = 1 if rule.specs[-2].channel_axis == 0 else -1
-    found: Sequence[Tensor] = [
-        rule.features(in_layout(x, rule), len(rule.net) - 1)
-        for x, _ in evaluation_batches(images, _POINTS, facts.mean, facts.std, device)
-    ]
-    h = torch.cat(list(found))
-    return (at_least_single(h) if h.dim() == 2 else average_positions(h, axis)).float().cpu()
+    [(x, _)] = evaluation_batches(images, _POINTS, facts.mean, facts.std, device)
+    h = rule.features(in_layout(x, rule), len(rule.net) - 1)
+    return averaged_output(h, rule.specs[-2].channel_axis).float().cpu()
