@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localprop.functional.fused import Convolution, MaxPool, conv_norm_relu_pool, norm_linear
+from localprop.functional.convolution import Convolution, MaxPool
+from localprop.functional.fused import conv_norm_relu_pool, norm_linear
 from localprop.functional.precision import under_autocast
 
 
@@ -16,8 +17,8 @@ def run_fused(block: nn.Module, x: Tensor) -> Tensor:
     """Compute block(x) for one backward pass, with these chains of an `nn.Sequential` as one function each.
 
     - Conv2d -> BatchNorm2d -> ReLU, and a MaxPool2d behind it, in training mode: see `conv_norm_relu_pool`. Under
-      autocast the layers run by themselves, but the bias that the normalisation takes away again is left out, and
-      the pooling comes before the ReLU.
+      autocast on other devices than a CPU, or if the windows of the pooling overlap, the layers run by themselves, but
+      the bias that the normalisation takes away again is left out, and the pooling comes before the ReLU.
     - LayerNorm -> Linear, where x needs no gradient and without autocast: see `norm_linear`.
 
     A layer of another class, with hooks, or with settings that the functions do not have runs by itself.
@@ -58,8 +59,11 @@ def _conv_chain(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int] | 
         if not layers[3].return_indices:
             pool, used = layers[3], 4
     if under_autocast(x):
-        return _conv_chain_by_layers(conv, norm, pool, x), used
-    if x.dtype not in (torch.float32, torch.float64):  # statistics of half precision lose too many digits
+        half = torch.get_autocast_dtype(x.device.type)
+        if not _runs_in_half(conv, norm, pool, x, half):
+            return _conv_chain_by_layers(conv, norm, pool, x), used
+        x = x.to(half)
+    elif x.dtype not in (torch.float32, torch.float64):  # statistics of half precision lose too many digits
         return None
     if x.device.type not in ("cpu", "cuda"):  # where PyTorch has the kernels that the function is made of
         return None
@@ -136,6 +140,19 @@ def _moves(pool: nn.MaxPool2d) -> MaxPool:
     sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     kernel, stride, padding, dilation = map(_pair, sizes)
     return MaxPool(kernel, stride, padding, dilation, pool.ceil_mode)
+
+
+def _runs_in_half(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, pool: nn.MaxPool2d | None, x: Tensor, half: torch.dtype
+) -> bool:
+    """Tell whether `conv_norm_relu_pool` can stand for layers under autocast."""
+    if not x.is_cpu or norm.weight.dtype != torch.float32 or not {x.dtype, conv.weight.dtype} <= {half, torch.float32}:
+        return False
+    moves = None if pool is None else _moves(pool)
+    return moves is None or all(
+        stride >= dilation * (kernel - 1) + 1  # windows that do not overlap
+        for kernel, stride, dilation in zip(moves.kernel, moves.stride, moves.dilation, strict=True)
+    )
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

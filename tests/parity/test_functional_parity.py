@@ -11,7 +11,13 @@ from torch import nn
 
 from localprop.functional.contrast import supervised_contrastive_loss
 from localprop.functional.dictionary import information_bound, orthogonal_embeddings, pool_embeddings
-from localprop.functional.pooling import average_chunks, average_positions, budget_kernel, pool_to_budget
+from localprop.functional.pooling import (
+    average_chunks,
+    average_positions,
+    average_windows,
+    budget_kernel,
+    pool_to_budget,
+)
 from localprop.infer.ensemble import ensemble_probabilities, ensemble_weights
 from localprop.objectives import DictionaryContrast, FeatureContrast, LabelDictionary
 from localprop.train import schedule
@@ -209,6 +215,34 @@ def test_pool_to_budget(shape: tuple[int, ...], budget: int):
     (gradient,) = torch.autograd.grad((features * weights).sum(), h)
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), h)
     close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel", [(2, 2), (2, 1), (4, 6), (3, 2)])  # the last one overhangs
+def test_average_windows_and_their_gradient(layout: torch.memory_format, kernel: tuple[int, int]):
+    h = randn(2, 3, 4, 6).contiguous(memory_format=layout).requires_grad_()
+    averaged = average_windows(h, kernel)
+    close(averaged, torch.nn.functional.avg_pool2d(h, kernel, ceil_mode=True))
+    tiles = kernel != (3, 2)
+    assert torch.autograd.gradcheck(lambda h: average_windows(h, kernel), (h,), check_forward_ad=tiles)
+    assert torch.autograd.gradgradcheck(lambda h: average_windows(h, kernel), (h,), fast_mode=True)
+    (gradient,) = torch.autograd.grad(averaged.flatten(1).square().sum(), h)
+    assert gradient.stride() == h.stride()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_relu_is_given_the_average_s_gradient_as_it_is_and_lays_it_out(layout: torch.memory_format):
+    x = randn(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    h = x.relu()
+    given = []
+    h.register_hook(given.append)
+    (gradient,) = torch.autograd.grad(average_positions(h).square().sum(), x)
+    assert given[0].stride()[2:] == (0, 0)
+    (expected,) = torch.autograd.grad(x.relu().mean((2, 3)).square().sum(), x)
+    close(gradient, expected)
+    assert gradient.stride() == x.stride()
+    (gradient,) = torch.autograd.grad(average_positions(x.sigmoid()).sum(), x)
+    assert gradient.stride() == x.stride()
 
 
 def test_pool_to_budget_averages_tokens_that_are_over_the_budget():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import localprop
-from localprop.functional.fused import Convolution, MaxPool, conv_norm_relu_pool, norm_linear
+from localprop.functional.convolution import Convolution, MaxPool
+from localprop.functional.fused import conv_norm_relu_pool, norm_linear
 from localprop.fusing import run_fused
 
 POOLS = {
@@ -79,7 +80,7 @@ def test_a_fused_convolution_is_its_layers(conv: str, pool: str, layout: str, in
 
 def test_the_fused_functions_pass_gradcheck():
     torch.manual_seed(0)
-    args = [torch.randn(3, 2, 6, 6), torch.randn(4, 2, 3, 3), torch.randn(4), torch.randn(4), torch.randn(4)]
+    args = [torch.randn(3, 2, 4, 4), torch.randn(3, 2, 3, 3), torch.randn(3), torch.randn(3), torch.randn(3)]
     args = [tensor.double().requires_grad_() for tensor in args]
     convolution = Convolution((1, 1), (1, 1), (1, 1), 1)
     for pool in (None, MaxPool((2, 2), (2, 2), (0, 0), (1, 1), False)):
@@ -193,17 +194,26 @@ def test_nothing_is_fused_without_gradients():
         assert torch.equal(run_fused(block, x), other(x))
 
 
-@pytest.mark.parametrize(("conv", "pool"), list(itertools.product(CONVS, POOLS)))
-def test_under_autocast_a_chain_is_its_layers_up_to_rounding(conv: str, pool: str):
-    block, x = chain(conv, pool)
+HALVES = [torch.bfloat16, torch.float16]
+OVERLAPPING = ("overlapping", "dilated")
+
+
+@pytest.mark.parametrize(
+    ("conv", "pool", "layout", "half"),
+    [
+        *itertools.product(CONVS, POOLS, LAYOUTS, HALVES[:1]),
+        *itertools.product(["3x3"], ["none", "2"], LAYOUTS, HALVES[1:]),
+    ],
+)
+def test_under_autocast_a_chain_is_its_layers_up_to_rounding(conv: str, pool: str, layout: str, half: torch.dtype):
+    block, x = chain(conv, pool, layout)
     block, x = block.float(), x.float()
     nn.init.constant_(block[0].bias, 0.5) if block[0].bias is not None else None
     other = copy.deepcopy(block)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         h, expected = run_fused(block, x), other(x)
-    assert h.dtype == expected.dtype == torch.bfloat16
-    assert "_ConvNormReluPoolBackward" not in used(h)
-    assert type(h.grad_fn).__name__ == "ReluBackward0"
+    assert h.dtype == expected.dtype == half
+    assert ("_ConvNormReluPoolInHalfBackward" in used(h)) == (pool not in OVERLAPPING)
     torch.testing.assert_close(h, expected, rtol=0.05, atol=0.05)
     for out in (h, expected):
         (out.float() ** 2).sum().backward()
@@ -215,6 +225,84 @@ def test_under_autocast_a_chain_is_its_layers_up_to_rounding(conv: str, pool: st
             assert torch.linalg.norm(one.grad - two.grad) < 0.3 * torch.linalg.norm(two.grad) + 0.05, name
     for name, buffer in other.named_buffers():
         torch.testing.assert_close(block.get_buffer(name), buffer, rtol=0.01, atol=0.01, msg=name)
+
+
+@pytest.mark.parametrize("pool", ["none", "2", "ceil"])
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_gradients_under_autocast_are_those_of_exact_sums(pool: str, half: torch.dtype):
+    """Given the rounded output of the convolution, every gradient is that of layers in double precision, rounded once.
+
+    A sum over many positions shows a rounding error that has the same sign everywhere. That of one rounding is 0.25 %
+    in bfloat16; the layers make 2.5 % where they pool.
+    """
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU()]
+    block = nn.Sequential(*layers, *([POOLS[pool]] if POOLS[pool] is not None else []))
+    block = block.to(memory_format=torch.channels_last)
+    nn.init.normal_(block[1].weight)
+    x = torch.randn(64, 8, 16, 16).relu().to(half).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", half):
+        h = run_fused(block, x)
+        y = nn.functional.conv2d(x, block[0].weight, padding=1).detach().double().requires_grad_()
+    above = (torch.randn(h.shape) / 100).to(half)
+    h.backward(above)
+    exact = copy.deepcopy(block).double()
+    exact[1:](y).backward(above.double())
+    weight = block[0].weight.detach().to(half).double()
+    wanted = {
+        "0.weight": nn.grad.conv2d_weight(x.detach().double(), weight.shape, y.grad, padding=1),
+        "1.weight": exact[1].weight.grad,
+        "1.bias": exact[1].bias.grad,
+        "x": nn.grad.conv2d_input(x.shape, weight, y.grad, padding=1),
+    }
+    found = {name: parameter.grad for name, parameter in block.named_parameters()} | {"x": x.grad}
+    for name, gradient in wanted.items():
+        error = torch.linalg.norm(found[name].double() - gradient) / torch.linalg.norm(gradient)
+        assert error < 0.005, (name, float(error))
+
+
+@pytest.mark.parametrize("pool", ["none", "2"])
+def test_nan_under_autocast_stays_nan(pool: str):
+    block, x = chain(pool=pool)
+    block, x = block.float(), x.float()
+    x[0, 0, 0, 0] = -torch.nan
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run_fused(block, x).isnan().all()
+    block, x = chain(pool=pool)
+    block, x = block.float(), x.float()
+    with torch.no_grad():
+        block[1].bias[2] = -torch.nan
+    with torch.autocast("cpu", torch.bfloat16):
+        h = run_fused(block, x)
+    assert h[:, 2].isnan().all()
+    assert h[:, 3].isfinite().all()
+
+
+@pytest.mark.parametrize("pool", ["none", "2"])
+def test_a_second_backward_pass_under_autocast_gives_the_same_gradients(pool: str):
+    block, x = chain(pool=pool)
+    block = block.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        h = run_fused(block, x.float())
+    first = torch.autograd.grad(h.float().sum(), list(block.parameters()), retain_graph=True)
+    second = torch.autograd.grad(h.float().sum(), list(block.parameters()))
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weights", [torch.float64, torch.bfloat16], ids=str)
+def test_under_autocast_weights_of_other_precisions_run_layer_by_layer(weights: torch.dtype):
+    block, x = chain()
+    with torch.autocast("cpu", torch.bfloat16):
+        try:
+            expected = copy.deepcopy(block).to(weights)(x.to(weights))
+        except RuntimeError as refused:
+            with pytest.raises(RuntimeError, match=str(refused)[:20]):
+                run_fused(block.to(weights), x.to(weights))
+        else:
+            h = run_fused(block.to(weights), x.to(weights))
+            assert "_ConvNormReluPoolInHalfBackward" not in used(h)
+            torch.testing.assert_close(h, expected, rtol=0.05, atol=0.05)
 
 
 def test_a_network_in_half_precision_runs_layer_by_layer():

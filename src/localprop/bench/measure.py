@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from localprop.train.assemble import wait_for
 
 WARM_UP_ROUNDS = 2
 MIN_ROUNDS, MAX_ROUNDS = 7, 40
+TURN_SECONDS = 0.5
 MEMORY_STEPS = 3
 
 
@@ -28,7 +30,7 @@ class Timing:
 
     Attributes:
         name: Of the subject.
-        seconds: A step in each round; with phases, their steps weighted by their shares of a run.
+        seconds: A step in each round, the mean of its turn; with phases, their steps weighted by their shares of a run.
         flops: Floating point operations of a step, counted by PyTorch: those of convolutions and matrix products.
     """
 
@@ -40,7 +42,10 @@ class Timing:
 def time_steps(
     subjects: Sequence[Subject], *, seconds: float, rounds: tuple[int, int] = (MIN_ROUNDS, MAX_ROUNDS)
 ) -> list[Timing]:
-    """Time one step of every subject in turn, round after round, so that all meet the same machine.
+    """Time steps of every subject in turn, round after round, so that all meet the same machine.
+
+    A turn is one step, or as many as half a second takes: a step finds memory as the step before left it, and in
+    training that is one of its own kind.
 
     Args:
         subjects: What is timed.
@@ -50,11 +55,8 @@ def time_steps(
     ready = [subject.start() for subject in subjects]
     device = subjects[0].batch[0].device
     flops = [sum(share * _flops(step) for share, step in steps) for steps in ready]  # also the first warm-up
-    for _ in range(WARM_UP_ROUNDS - 1):
-        for steps in ready:
-            for _, step in steps:
-                step()
-    taken = in_rounds([partial(_weighted, steps, device) for steps in ready], seconds=seconds, rounds=rounds)
+    turns = [[(share, step, _turn(timed(step, device))) for share, step in steps] for steps in ready]  # and the second
+    taken = in_rounds([partial(_weighted, steps, device) for steps in turns], seconds=seconds, rounds=rounds)
     return [
         Timing(subject.name, tuple(times), count) for subject, times, count in zip(subjects, taken, flops, strict=True)
     ]
@@ -124,14 +126,20 @@ def _flops(step: Step) -> int:
     return int(counter.get_total_flops())
 
 
-def _weighted(steps: Sequence[tuple[float, Step]], device: torch.device) -> float:
-    return sum(share * timed(step, device) for share, step in steps)
+def _turn(step_seconds: float) -> int:
+    """Return how many steps a turn has."""
+    return max(1, math.ceil(TURN_SECONDS / step_seconds))
 
 
-def timed(step: Step, device: torch.device) -> float:
-    """Return the seconds that a call takes, until the device has done what it was told to do."""
+def _weighted(steps: Sequence[tuple[float, Step, int]], device: torch.device) -> float:
+    return sum(share * timed(step, device, times=turn) for share, step, turn in steps)
+
+
+def timed(step: Step, device: torch.device, *, times: int = 1) -> float:
+    """Return the seconds that a call takes, until the device has done what it was told to do; the mean of `times`."""
     wait_for(device)
     started = time.perf_counter()
-    step()
+    for _ in range(times):
+        step()
     wait_for(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / times

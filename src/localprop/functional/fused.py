@@ -6,34 +6,18 @@ a local step spends as long on normalisation, ReLU and pooling as on convolution
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from localprop.functional.convolution import Convolution, MaxPool, convolution_gradients, signed_convolution
+from localprop.functional.fused_half import conv_norm_relu_pool_in_half
+
 aten = torch.ops.aten
 _ROWS_IN_CACHE = 64
-
-
-class Convolution(NamedTuple):
-    """How a convolution moves over its input, as in `torch.nn.Conv2d`."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-
-class MaxPool(NamedTuple):
-    """How a maximum pooling moves over its input, as in `torch.nn.MaxPool2d`."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    ceil_mode: bool
 
 
 class _ConvNormReluPool(torch.autograd.Function):
@@ -58,7 +42,7 @@ class _ConvNormReluPool(torch.autograd.Function):
         pool: MaxPool | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
-        y = _signed_convolution(x, weight, sign, convolution)
+        y = signed_convolution(x, weight, sign, convolution)
         mean, var = torch.batch_norm_update_stats(y, None, None, 0.0)
         pooled, indices = (y, None) if pool is None else aten.max_pool2d_with_indices(y, *pool)
         h = F.batch_norm(pooled, mean, var, gamma.abs(), beta, training=False, eps=eps).relu_()
@@ -78,7 +62,7 @@ class _ConvNormReluPool(torch.autograd.Function):
         # It becomes its own gradient below, so a second backward pass has to compute it again.
         y, ctx.y = ctx.y, None
         if y is None:
-            y = _signed_convolution(x, weight, sign, ctx.convolution)
+            y = signed_convolution(x, weight, sign, ctx.convolution)
         inverse_sigma = (var + ctx.eps).rsqrt()
         scale = gamma.abs() * inverse_sigma
         grad = aten.threshold_backward(grad_h, h, 0)
@@ -97,24 +81,7 @@ class _ConvNormReluPool(torch.autograd.Function):
         else:
             grad.mul_(_by_channel(scale))
             _scatter_add(y, indices, grad)
-        stride, padding, dilation, groups = ctx.convolution
-        needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
-        signs = sign.view(-1, 1, 1, 1)
-        grad_x, grad_weight, _ = aten.convolution_backward(
-            y,
-            x,
-            weight * signs if needed[0] else weight,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            needed,
-        )
-        if grad_weight is not None:
-            grad_weight = grad_weight.mul_(signs)
+        grad_x, grad_weight = convolution_gradients(y, x, weight, sign, ctx.convolution, ctx.needs_input_grad[:2])
         grad_bias = torch.zeros_like(grad_beta) if ctx.has_bias else None  # the normalisation takes a bias away again
         return grad_x, grad_weight, grad_bias, grad_gamma * sign, grad_beta, None, None, None
 
@@ -133,7 +100,8 @@ def conv_norm_relu_pool(
     """Compute pool(relu(batch_norm(conv(x)))) with the batch's own statistics.
 
     Args:
-        x: Shape (N, C_in, H, W).
+        x: Shape (N, C_in, H, W). On a CPU it may be of half precision beside parameters of single precision, if the
+            windows of the pooling do not overlap.
         weight: Of the convolution. Shape (C, C_in / groups, kh, kw).
         bias: Of the convolution. Shape (C,). The normalisation takes it away again: its gradient is zero.
         gamma: Gain of the normalisation. Shape (C,).
@@ -151,9 +119,10 @@ def conv_norm_relu_pool(
     Note: Where gamma is exactly 0 all positions of a pooling window tie, and the gradient of gamma may belong to
         another of them than in the separate layers.
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = _ConvNormReluPool.apply(
-        x, weight, bias, gamma, beta, eps, convolution, pool
-    )
+    arguments = x, weight, bias, gamma, beta, eps, convolution, pool
+    if x.dtype != gamma.dtype:
+        return conv_norm_relu_pool_in_half(*arguments)
+    outputs: tuple[Tensor, Tensor, Tensor] = _ConvNormReluPool.apply(*arguments)
     return outputs
 
 
@@ -211,11 +180,6 @@ def norm_linear(
         raise ValueError("x: its gradient is not computed here; use torch.nn.functional.layer_norm and linear")
     out: Tensor = _NormLinear.apply(x, gamma, beta, weight, bias, eps)
     return out
-
-
-def _signed_convolution(x: Tensor, weight: Tensor, sign: Tensor, convolution: Convolution) -> Tensor:
-    stride, padding, dilation, groups = convolution
-    return F.conv2d(x, weight * sign.view(-1, 1, 1, 1), None, stride, padding, dilation, groups)
 
 
 def _by_channel(values: Tensor) -> Tensor:
