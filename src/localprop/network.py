@@ -23,7 +23,8 @@ from localprop.watch import ChannelWatch
 _TAIL = (_DropoutNd, _MaxPoolNd, _AvgPoolNd, _AdaptiveMaxPoolNd, _AdaptiveAvgPoolNd, nn.Flatten, nn.Identity)
 
 
-def _no_context(block: int) -> AbstractContextManager[None]:
+def no_context(block: int) -> AbstractContextManager[None]:
+    """Return a context that does nothing."""
     return contextlib.nullcontext()
 
 
@@ -123,6 +124,13 @@ class LocalNetwork(nn.Module):
             x = block(x)
         return x
 
+    def run_layers(self, x: Tensor, context: Callable[[int], AbstractContextManager[None]] = no_context) -> Tensor:
+        """Run all blocks layer by layer, with one graph and each in its context: what backprop trains."""
+        for index, block in enumerate(self.blocks):
+            with context(index):
+                x = block(x)
+        return x
+
     def iter_blocks(
         self,
         x: Tensor,
@@ -130,7 +138,7 @@ class LocalNetwork(nn.Module):
         blocks: range | None = None,
         input_grad: bool = False,
         boundary: Callable[[Tensor], Tensor] | None = None,
-        context: Callable[[int], AbstractContextManager[None]] = _no_context,
+        context: Callable[[int], AbstractContextManager[None]] = no_context,
         at_activation: Container[int] = (),
     ) -> Iterator[BlockPass]:
         """Run block after block, each on a detached input, and hand out (index, input, h, output).
@@ -168,7 +176,7 @@ class LocalNetwork(nn.Module):
         x: Tensor,
         blocks: range,
         *,
-        context: Callable[[int], AbstractContextManager[None]] = _no_context,
+        context: Callable[[int], AbstractContextManager[None]] = no_context,
     ) -> list[Tensor]:
         """Run a stretch of blocks on a detached input and return their outputs, all with one graph.
 

@@ -265,12 +265,22 @@ class Pair(Branching):
     [
         (Branching, "the forward pass of Branching cannot be recorded .*control flow.*; write the blocks yourself"),
         (Wavering, "it does something else in training than in evaluation, at 'second'"),
-        (Pair, "must return one tensor, the logits, got a tuple from Pair"),
     ],
 )
-def test_a_forward_pass_that_cannot_be_recorded_is_refused(model, message):
+def test_a_forward_pass_that_cannot_be_recorded_is_cut_while_it_runs(model, message):
+    model = model()
+    with pytest.warns(UserWarning, match=message):
+        net = localprop.split(model, at=["first"])
+    for mode in (True, False):
+        for x in (X, -X):
+            assert torch.equal(net.train(mode)(x), model.train(mode)(x))
     with pytest.raises(ValueError, match=message):
-        localprop.split(model(), at=["first"])
+        localprop.split(model, blocks=2, balance="parameters")
+
+
+def test_a_model_that_returns_several_tensors_is_refused():
+    with pytest.raises(ValueError, match="must return one tensor, the logits, got a tuple from Pair"):
+        localprop.split(Pair(), at=["first"])
 
 
 def test_what_lies_inside_of_a_block_runs_as_it_is():
@@ -280,8 +290,10 @@ def test_what_lies_inside_of_a_block_runs_as_it_is():
     net = localprop.split(model[1], at="trunk")
     assert torch.equal(net.train()(X), model[1].train()(X))
     assert torch.equal(net.eval()(X), model[1].eval()(X))
-    with pytest.raises(ValueError, match=r"inside of 'trunk.1' cannot be recorded .*; name modules outside of it"):
+    with pytest.raises(ValueError, match=r"inside of 'trunk.1' cannot be recorded .*; name modules .* pass example=x"):
         localprop.split(model[1], at=["trunk.1.first"])
+    with pytest.warns(UserWarning, match="cut while it runs"):
+        assert localprop.split(model[1], at=["trunk.1.first"], example=X).names[0] == "trunk.1.first"
 
 
 def shifted(x: Tensor) -> Tensor:

@@ -52,8 +52,4 @@ class Backprop(Rule):
         self.check_batch(x, y, range(len(self.net)))
 
     def _forward(self, x: Tensor) -> Tensor:
-        h = x
-        for index, block in enumerate(self.net.blocks):
-            with self.context(index):
-                h = block(h)
-        return at_least_single(h)
+        return at_least_single(self.net.run_layers(x, self.context))

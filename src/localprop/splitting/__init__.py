@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -30,7 +31,10 @@ def split(
     """Split a model into blocks, without changing or copying its modules.
 
     The forward pass of an `nn.Sequential` is its order. That of any other model is recorded once with `torch.fx`; only
-    the modules around the cuts are recorded, what lies inside of a block runs as it is.
+    the modules around the cuts are recorded, what lies inside of a block runs as it is. Where that fails, because the
+    pass depends on values or on code that cannot be recorded, the model is cut while it runs: its whole forward pass
+    waits at every cut, and whatever it reads of before a cut is detached. A warning says so, for then no block runs
+    by itself.
 
     Args:
         model: Any module that turns one tensor into logits, or a `LocalNetwork` (returned as it is, or cut anew).
@@ -52,8 +56,8 @@ def split(
         are called blocks.I.NAME, with NAME as in the model.
 
     Raises:
-        ValueError: The forward pass cannot be recorded, a name does not exist, more than one tensor crosses a cut, two
-            blocks share a parameter, or a block would have no parameters.
+        ValueError: A name does not exist, more than one tensor crosses a cut of a recorded pass, two blocks share a
+            parameter, a block would have no parameters, or the pass can neither be recorded nor cut while it runs.
 
     Example:
         >>> from torch import nn
@@ -78,19 +82,55 @@ def split(
 
     if isinstance(model, LocalNetwork):
         model = as_sequential(model)
-    if blocks is not None:
-        cuts = recorded.by_count(model, blocks, balance, example)
-    elif at is None:
-        cuts = recorded.by_stages(model)
-    elif isinstance(at, str):
-        cuts = recorded.by_word(model, at)
-    else:
-        cuts = recorded.by_names(model, at)
+    try:
+        if blocks is not None:
+            cuts = recorded.by_count(model, blocks, balance, example)
+        elif at is None:
+            cuts = recorded.by_stages(model)
+        elif isinstance(at, str):
+            cuts = recorded.by_word(model, at)
+        else:
+            cuts = recorded.by_names(model, at)
+    except recorded.Unrecorded as refusal:
+        return _hooked(model, at, blocks, balance, example, refusal)
     if isinstance(model, nn.Sequential):
         names = [name for name, _ in recorded.joined(cuts).cuts[:-1]]
         if are_in_sequence(model, names):  # then the blocks are lists, too, which have an activation and fused chains
             return split_sequential(model, names)
     return recorded.network(cuts, example)
+
+
+def _hooked(
+    model: nn.Module,
+    at: str | Sequence[str] | None,
+    blocks: int | None,
+    balance: Balance | None,
+    example: Tensor | None,
+    refusal: ValueError,
+) -> LocalNetwork:
+    """Cut a model while it runs, and say so, where that can be done."""
+    from localprop.splitting import hooked
+    from localprop.splitting.borders import usual_example
+
+    ends = hooked.ends_of(model, at, blocks)
+    if balance is not None or not ends:
+        raise refusal
+    given = usual_example(model) if example is None else example
+    try:
+        if given is None:
+            raise hooked.CannotRun
+        net = hooked.network(model, ends, given)
+    except hooked.CannotRun as failure:
+        if example is not None:
+            raise
+        raise ValueError(f"{refusal}, or pass example=x, a batch of inputs, to cut it while it runs") from failure
+    warnings.warn(
+        f"{refusal}. It is cut while it runs: no gradient crosses a cut, but no block runs by itself, so that methods "
+        "which train blocks in phases, send messages between them or exit early are refused",
+        UserWarning,
+        stacklevel=3,
+    )
+    return net
 
 
 def _check(at: object, blocks: object, balance: object, example: object) -> None:

@@ -45,7 +45,7 @@ def by_names(model: nn.Module, at: Sequence[str]) -> Cuts:
     for name in at:
         if name not in modules or not name:
             raise ValueError(f"at: no module {name!r} to cut after{nearest(name, modules)} in {type(model).__name__}")
-        names.append(_last_called(modules, name))
+        names.append(last_called(modules, name))
     try:
         found = trace(model, _parents(names))
     except TraceFailure as failure:
@@ -172,7 +172,7 @@ def _check_apart(cuts: Cuts) -> None:
 def _valid(model: nn.Module, names: Iterable[str]) -> Cuts:
     """Cut after those of the modules from which one tensor goes on."""
     modules = dict(model.named_modules())
-    wanted = [_last_called(modules, name) for name in names]
+    wanted = [last_called(modules, name) for name in names]
     found = _recorded(model, wanted)
     return _keep_valid(found, [(name, found.outputs[name]) for name in wanted if name in found.outputs])
 
@@ -203,18 +203,22 @@ def _parents(names: Iterable[str]) -> set[str]:
     return {name[:dot] for name in names for dot in range(len(name)) if name[dot] == "."}
 
 
-def _last_called(modules: dict[str, nn.Module], name: str) -> str:
+def last_called(modules: dict[str, nn.Module], name: str) -> str:
     """Return the name of what is called at the end of a module list, which is not called itself."""
     while isinstance(module := modules[name], nn.ModuleList) and len(module):
         name = f"{name}.{len(module) - 1}"
     return name
 
 
-def _unrecorded(model: nn.Module, failure: TraceFailure) -> ValueError:
+class Unrecorded(ValueError):
+    """Tells that a forward pass cannot be recorded."""
+
+
+def _unrecorded(model: nn.Module, failure: TraceFailure) -> Unrecorded:
     inside = f"inside of {failure.module!r}" if failure.module else f"of {type(model).__name__}"
     cure = "name modules outside of it in at, or " if failure.module else ""
-    return ValueError(
-        f"model: the forward pass {inside} cannot be recorded ({failure}); {cure}write the blocks yourself: "
+    return Unrecorded(
+        f"model: the forward pass {inside} cannot be recorded ({failure}); {cure}write the blocks yourself, as "
         "localprop.LocalNetwork([first, second, ...])"
     )
 

@@ -171,7 +171,13 @@ def _cuts(model: nn.Module, at: tuple[str, ...] | None) -> str | tuple[str, ...]
 def build_executor(config: RunConfig, rule: Rule) -> LocalExecutor:
     """Build the executor with the run's optimisers."""
     make = optimizer_factory(config.optimizer.name, dict(config.optimizer.settings))
-    return LocalExecutor(rule, make, accumulate=config.accumulate, clip_norm=config.clip_norm)
+    return LocalExecutor(
+        rule,
+        make,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        offload_optimizer=config.offload_optimizer,
+    )
 
 
 def build_loader(config: RunConfig, images: ImageData, rule: Rule, device: torch.device) -> BatchLoader:

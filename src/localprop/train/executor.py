@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from localprop.rules.base import Rule
 from localprop.rules.greedy import shared_parameters
+from localprop.train.offload import OffloadedState
 from localprop.types import BlockStep, Key
 
 
@@ -22,9 +23,10 @@ class LocalExecutor:
         make_optimizer: Builds the optimiser of a group of parameters.
         accumulate: Number of equal parts a batch is cut into; gradients are added up, weighted by the parts' sizes.
         clip_norm: Largest 2-norm of a group's gradient; None clips nothing.
+        offload_optimizer: Keep the optimisers' state in host memory while they do not step; see `OffloadedState`.
 
     Raises:
-        ValueError: A setting out of its range, or a rule that cannot accumulate.
+        ValueError: A setting out of its range, a rule that cannot accumulate, or a state that is in host memory anyway.
 
     Note: With accumulation a parameter shared by blocks has moved only during the last part: the others see it as it
         was before the step. Batch normalisation sees one part at a time.
@@ -37,6 +39,7 @@ class LocalExecutor:
         *,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        offload_optimizer: bool = False,
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate: must be at least 1, got {accumulate}")
@@ -49,6 +52,15 @@ class LocalExecutor:
         self.clip_norm = clip_norm
         self.groups = rule.parameter_groups()
         self.optimizers: dict[Key, Optimizer] = {key: make_optimizer(group) for key, group in self.groups.items()}
+        self._offloads = offload_optimizer
+        if offload_optimizer:
+            if self._device.type == "cpu":
+                raise ValueError(
+                    "offload_optimizer: on a CPU the optimisers' state is in host memory as it is; leave it out, or "
+                    "train on an accelerator"
+                )
+            for optimizer in self.optimizers.values():
+                OffloadedState(optimizer)
         self._shared = shared_parameters(self.groups)
         for key, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -56,6 +68,10 @@ class LocalExecutor:
         self._base_lr = {
             key: [group["lr"] for group in optimizer.param_groups] for key, optimizer in self.optimizers.items()
         }
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.rule.parameters()).device
 
     def step(
         self, number: int, x: Tensor, y: Tensor, *, blocks: range | None = None, lr_factor: float | None = 1.0
@@ -116,6 +132,8 @@ class LocalExecutor:
 
     def state_dict(self) -> dict[str, object]:
         """Return every optimiser's state, by the name of its group."""
+        if self._offloads:  # the last steps' moves into host memory may still be going on
+            torch.get_device_module(self._device).synchronize(self._device)
         return {key_name(key): optimizer.state_dict() for key, optimizer in self.optimizers.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:

@@ -101,7 +101,8 @@ def _mistakes(config: RunConfig, images: ImageData | None, allow_imports: bool) 
     if rule is not None and not problems:
         _tried(lambda: check_start(config, facts), problems)
         _tried(lambda: _plan(config, rule, build_loader(config, images, rule, host)), problems)
-        _tried(lambda: build_executor(config, rule), problems)
+        on_host = config if resolve_device(config.device).type == "cpu" else replace(config, offload_optimizer=False)
+        _tried(lambda: build_executor(on_host, rule), problems)
     return problems
 
 
@@ -135,14 +136,17 @@ def _tried(build: Callable[[], object], problems: list[str]) -> None:
     try:
         build()
     except ValueError as error:
-        is_own = str(error).partition(": ")[0] in field_types()
-        problems.append(f"--{error}" if is_own else str(error))
+        problems.append(_as_flag(str(error)))
+
+
+def _as_flag(message: str) -> str:
+    """Write the setting that a message is about as its flag, if it is one of a run's own."""
+    setting, colon, reason = message.partition(": ")
+    return f"--{setting.replace('_', '-')}{colon}{reason}" if setting in field_types() else message
 
 
 def _labelled(message: str, kind: str, component: Component) -> str:
     """Say which flag a message is about, unless it does."""
-    if message.startswith("--"):
-        return message
-    if message.partition(": ")[0] in field_types():
-        return f"--{message}"
+    if (as_flag := _as_flag(message)).startswith("--"):
+        return as_flag
     return f"--{kind} {component.name}: {message.removeprefix(f'{kind}: ')}"

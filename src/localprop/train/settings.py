@@ -60,6 +60,9 @@ class RunConfig:
         Count, "equal parts that a batch is cut into; their gradients are added up before the step"
     ] = 1
     clip_norm: Annotated[Positive | None, "largest gradient norm of a parameter group"] = None
+    offload_optimizer: Annotated[
+        bool, "keep the state of an accelerator's optimisers in host memory while they do not step: true or false"
+    ] = False
     at: Annotated[
         tuple[str, ...] | None,
         "modules to cut the network after, with commas; or one list of modules to cut after each of, such as "
