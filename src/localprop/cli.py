@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     streams.open_all()
     try:
-        with answering_signals(signal.default_int_handler):  # SIGTERM ends a command as Ctrl-C does
+        # SIGTERM ends a command as Ctrl-C does.
+        with answering_signals(signal.default_int_handler), streams.saying_warnings():
             code = _run(normalised(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
     except SystemExit as end:  # argparse, after --help and --version

@@ -60,9 +60,15 @@ class LocalNetwork(nn.Module):
         architecture: Name of the network in the catalogue of models, if it is one of these: methods may have settings
             that are published for it.
 
+    Attributes:
+        runs_whole: Whether blocks run only one after another in a pass through all, as where `split` cuts a model while
+            it runs.
+
     Raises:
         ValueError: No blocks, a block without parameters, or names that do not fit.
     """
+
+    runs_whole = False
 
     def __init__(
         self, blocks: Sequence[nn.Module], names: Sequence[str] | None = None, architecture: str | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 
@@ -36,6 +37,31 @@ def say(*lines: str) -> None:
     with suppress(OSError):  # with nobody to tell, the exit code has to do
         for line in lines:
             print(f"localprop: {line}", file=sys.stderr)
+
+
+@contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Tell warnings that are meant for the user in one line each, without the code that gave them."""
+
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning:
+            say(f"warning: {message}")
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    shown = warnings.showwarning
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 import localprop
+from localprop.cli import main
 from localprop.splitting import hooked
 
 Record = namedtuple("Record", ["logits", "features"])
@@ -330,3 +331,39 @@ def test_networks_with_auxiliary_classifiers_train(make, at: list[str], side: in
             losses.append(float(step.loss))
     blocks = len(net)
     assert all(last < first for first, last in zip(losses[:blocks], losses[-blocks:], strict=True))
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_the_command_line_says_so_in_one_line_and_refuses_what_cannot_be_done(tmp_path, monkeypatch, capsys):
+    (tmp_path / "branching.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ["--model", "branching:build", "--at", "first,second", "--data", "fashion-mini", "--threads", "1"]
+    short = ["--epochs", "1", "--limit-batches", "1", "--batch-size", "8"]
+    assert main(["train", "--method", "dcl", *settings, *short, "--out", str(tmp_path / "run")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert told[0].startswith("localprop: warning: model: the forward pass of Branching cannot be recorded")
+    assert main(["evaluate", str(tmp_path / "run"), "--allow-imports"]) == 0
+    assert main(["train", "--method", "dfa", *settings, *short, "--out", str(tmp_path / "refused")]) == 2
+    assert "block 'first' cannot run by itself" in capsys.readouterr().err
+
+
+BRANCHING = """
+import torch
+from torch import nn
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.ReLU())
+        self.second, self.head = nn.Sequential(nn.Linear(12, 12), nn.ReLU()), nn.Linear(12, 10)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.head(self.second(h) if h.sum() >= 0 else -self.second(h))
+
+
+def build(image_shape, num_classes):
+    return Branching()
+"""

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from localprop.train.phases import inputs_of, step_in
 from localprop.types import Phase
 
 Step = Callable[[], object]
-Forward = Callable[[nn.Sequential, Tensor], Tensor]
+Forward = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def baseline(name: str, config: RunConfig, facts: DataFacts) -> Subject:
         config = replace(config, precision="bf16")
     forward = BASELINES[name]
     rule = build_rule(replace(config, method=Component("bp")), facts, device).train()
-    model = nn.Sequential(*rule.net.blocks)
+    if rule.net.runs_whole and forward is not _plain:
+        raise ValueError(f"baselines: {name} runs block by block, which this network cannot; leave it out")
+    model = rule.net if rule.net.runs_whole else nn.Sequential(*rule.net.blocks)
     x, y = _batch(config, facts, device)
     x = in_layout(x, rule)
     dtype = PRECISIONS[config.precision]
@@ -102,7 +105,7 @@ def baseline(name: str, config: RunConfig, facts: DataFacts) -> Subject:
     return Subject(name, model, (x, y), start)
 
 
-def _plain(model: nn.Sequential, x: Tensor) -> Tensor:
+def _plain(model: nn.Module, x: Tensor) -> Tensor:
     out: Tensor = model(x)
     return out
 

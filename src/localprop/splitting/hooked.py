@@ -56,6 +56,8 @@ class HookedNetwork(LocalNetwork):
         ends: Names of the modules at whose end all stretches but the last end.
     """
 
+    runs_whole = True
+
     def __init__(self, model: nn.Module, blocks: Sequence[HookedBlock], ends: Sequence[str]) -> None:
         super().__init__(blocks, [block.name for block in blocks])
         self._model = [model]  # in a list, which names no parameter twice
