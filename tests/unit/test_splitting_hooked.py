@@ -302,6 +302,27 @@ def test_modules_that_are_called_in_several_places(model: nn.Module, at: list[st
         localprop.split(model, at=at, example=torch.zeros(2, 4))
 
 
+class Choosing(Skips):
+    """Leaves a module out, by values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.head(self.third(h) if float(x.sum()) >= 0 else h)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pass_that_leaves_a_cut_out_is_refused():
+    net = localprop.split(Choosing(), at=["first", "third"], example=torch.zeros(2, 4))
+    x, y = torch.ones(4, 4) * torch.arange(1.0, 5.0)[:, None], torch.tensor([0, 1, 2, 0])
+    rule = localprop.methods.build("pred", net, num_classes=3, example=x)
+    rule.begin(0)
+    assert len(list(rule.steps(x, y))) == 3
+    rule.clear_gradients()
+    with pytest.raises(ValueError, match="block 'third' ended with the answer, not with 'third'"):
+        list(rule.steps(-x, y))
+    assert all(parameter.grad is None for parameter in rule.parameters())
+
+
 def test_an_example_that_does_not_fit_is_told():
     with pytest.raises(ValueError, match=r"example: the model cannot run on torch.float32 of shape \(2, 5\)"):
         localprop.split(Skips(), at=["first"], example=torch.zeros(2, 5))

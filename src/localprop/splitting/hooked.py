@@ -93,7 +93,12 @@ class HookedNetwork(LocalNetwork):
         context: Callable[[int], AbstractContextManager[None]] = no_context,
         at_activation: Container[int] = (),
     ) -> Iterator[BlockPass]:
-        """Run stretch after stretch; see `LocalNetwork.iter_blocks`. What is scored is always a stretch's output."""
+        """Run stretch after stretch; see `LocalNetwork.iter_blocks`. What is scored is always a stretch's output.
+
+        Raises:
+            ValueError: A stretch of blocks or gradients at inputs are asked for, or a pass ends its stretches elsewhere
+                than that of the example.
+        """
         if blocks is not None and blocks != range(len(self)):
             self.blocks[blocks.start](x)  # which refuses
         if input_grad:
@@ -104,6 +109,7 @@ class HookedNetwork(LocalNetwork):
         given = x.detach()
         with Stretches(self._model[0], self._ends, given, context) as stretches:
             for index, h in enumerate(stretches):
+                self._check_end(index, stretches.end)
                 output = h.detach()
                 yield BlockPass(index, given, h, output)
                 del h  # its graph must be gone before the next block runs
@@ -119,6 +125,15 @@ class HookedNetwork(LocalNetwork):
     ) -> list[Tensor]:
         """Refuse to run a stretch of blocks."""
         return [self.blocks[blocks.start](x)]
+
+    def _check_end(self, block: int, end: str | None) -> None:
+        expected = [*self._ends, None][block]
+        if end != expected:
+            went, wanted = (f"{name!r}" if name else "the answer" for name in (end, expected))
+            raise ValueError(
+                f"model: block {self.names[block]!r} ended with {went}, not with {wanted}: the forward pass calls "
+                "others than it did for the example; cut only after modules that are always called, in one order"
+            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedNetwork:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
