@@ -302,6 +302,13 @@ def test_modules_that_are_called_in_several_places(model: nn.Module, at: list[st
         localprop.split(model, at=at, example=torch.zeros(2, 4))
 
 
+def test_a_module_called_stages_is_meant_by_that_word():
+    model = Skips()
+    model.stages = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    assert hooked.ends_of(model, "stages", None) == ["stages.0", "stages.1"]
+    assert hooked.ends_of(model, "first", None) == ["first.0", "first.1"]
+
+
 class Choosing(Skips):
     """Leaves a module out, by values."""
 

@@ -72,3 +72,18 @@ def convolution_gradients(
         [*needed, False],
     )
     return grad_x, None if grad_weight is None else grad_weight * signs
+
+
+def in_memory_order(maps: Tensor, *others: Tensor) -> list[Tensor]:
+    """View maps with their positions on axis 1, so that walking along the axes moves through memory in order.
+
+    Args:
+        maps: Shape (N, C, H, W), contiguous or channels last; the view shares their memory.
+        others: Shape (N, C, h, w), laid out as the maps.
+
+    Shape: (N C, H W) or (N, H W, C).
+    """
+    if maps.is_contiguous():
+        return [maps.view(-1, maps.shape[2] * maps.shape[3]), *(each.flatten(2).flatten(0, 1) for each in others)]
+    rows = maps.permute(0, 2, 3, 1).view(len(maps), -1, maps.shape[1])  # channels last, or an error
+    return [rows, *(each.permute(0, 2, 3, 1).flatten(1, 2) for each in others)]

@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from localprop.functional.convolution import Convolution, MaxPool, convolution_gradients, signed_convolution
+from localprop.functional.convolution import (
+    Convolution,
+    MaxPool,
+    convolution_gradients,
+    in_memory_order,
+    signed_convolution,
+)
 from localprop.functional.fused_half import conv_norm_relu_pool_in_half
 
 aten = torch.ops.aten
@@ -188,8 +194,5 @@ def _by_channel(values: Tensor) -> Tensor:
 
 def _scatter_add(maps: Tensor, indices: Tensor, values: Tensor) -> None:
     """Add values to maps (N, C, H, W), in place, at indices of the H W positions, moving through memory in order."""
-    if maps.is_contiguous():
-        maps.flatten(2).flatten(0, 1).scatter_add_(1, indices.flatten(2).flatten(0, 1), values.flatten(2).flatten(0, 1))
-    else:  # channels last
-        rows, at, added = (tensor.permute(0, 2, 3, 1) for tensor in (maps, indices, values))
-        rows.view(len(maps), -1, maps.shape[1]).scatter_add_(1, at.flatten(1, 2), added.flatten(1, 2))
+    rows, at, added = in_memory_order(maps, indices, values)
+    rows.scatter_add_(1, at, added)

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from localprop.functional.convolution import Convolution, MaxPool, convolution_gradients, signed_convolution
+from localprop.functional.convolution import (
+    Convolution,
+    MaxPool,
+    convolution_gradients,
+    in_memory_order,
+    signed_convolution,
+)
 
 aten = torch.ops.aten
 _BYTES_IN_CACHE = 2**19
@@ -42,7 +48,7 @@ class _ConvNormReluPoolInHalf(torch.autograd.Function):
         mean, var = torch.batch_norm_update_stats(y, zeros, zeros.clone(), 0.0)
         pooled, indices = (y, None) if pool is None else aten.max_pool2d_with_indices(y, *pool)
         h = F.batch_norm(pooled, mean, var, gamma.abs(), beta, training=False, eps=eps)
-        _rectify(h, mean, var, gamma, beta)
+        _rectify(h, mean, gamma * (var + eps).rsqrt(), beta)
         ctx.save_for_backward(x, weight, gamma, sign, mean, var, h, None if pool is None else pooled, indices)
         ctx.y, ctx.eps, ctx.convolution, ctx.has_bias = y, eps, convolution, bias is not None
         true_mean = mean * sign if bias is None else torch.addcmul(bias, mean, sign)
@@ -134,9 +140,5 @@ def _write(maps: Tensor, indices: Tensor, values: Tensor) -> None:
 
     As integers, which are moved without a conversion.
     """
-    if maps.is_contiguous():
-        rows, at, written = (each.flatten(2).flatten(0, 1) for each in (maps, indices, values))
-    else:  # channels last, or an error
-        rows = maps.permute(0, 2, 3, 1).view(len(maps), -1, maps.shape[1])
-        at, written = (each.permute(0, 2, 3, 1).flatten(1, 2) for each in (indices, values))
+    rows, at, written = in_memory_order(maps, indices, values)
     rows.view(torch.int16).scatter_(1, at, written.view(torch.int16))

@@ -158,12 +158,12 @@ def ends_of(model: nn.Module, at: str | Sequence[str] | None, blocks: int | None
     repeated = [entry.name for entry in found if entry.is_block]
     if blocks is not None:
         ends = [] if blocks > len(repeated) else [repeated[end - 1] for end in share_out([1] * len(repeated), blocks)]
-    elif at is None or at == "stages":
-        stages = candidates.stages_of(found)
-        ends = stages if len(stages) > 1 else repeated
     elif isinstance(at, str) and at in modules:
         children = [f"{at}.{name}" for name, _ in modules[at].named_children()]
         ends = children if candidates.is_list(modules[at]) and children else [at]
+    elif at is None or at == "stages":
+        stages = candidates.stages_of(found)
+        ends = stages if len(stages) > 1 else repeated
     else:
         ends = repeated if isinstance(at, str) else list(at)
     for name in ends:

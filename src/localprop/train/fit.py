@@ -63,9 +63,8 @@ def fit(
         torch.set_num_threads(config.threads)
     with answering_signals(signal.default_int_handler):  # outside of the loop there is nothing to save
         if config.warmup_epochs is not None:
-            check(
-                [config], allow_imports=allow_imports
-            )  # a mistake in the method's settings must not wait for the warm-up to end
+            # A mistake in the method's settings must not wait for the warm-up to end.
+            check([config], allow_imports=allow_imports)
             claim_directory(directory)
             fit(
                 warm_up_of(config),
