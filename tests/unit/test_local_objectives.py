@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import localprop
 from localprop.functional import feedback
-from localprop.functional.information import linear_schedule, upsample
+from localprop.functional.information import linear_schedule
 from localprop.functional.similarity import adjusted_cosine, label_similarity, similarity_loss
 from localprop.objectives import (
     CodePrediction,
@@ -153,12 +153,6 @@ def test_images_of_every_size_are_drawn_of_every_output(shape: tuple[int, ...]):
         objective(h, LocalBatch(Y, h))
     with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\].*got -1 to 2; set rule\.normalisation"):
         objective(h, LocalBatch(Y, h, torch.linspace(-1, 2, 5 * 3 * 7 * 6).view(5, 3, 7, 6)))
-
-
-def test_a_map_of_the_images_size_is_not_resized():
-    h = torch.randn(2, 3, 4, 5)
-    assert upsample(h, (4, 5)) is h
-    assert upsample(h, (8, 9))[..., [0, 0, -1, -1], [0, -1, 0, -1]].equal(h[..., [0, 0, -1, -1], [0, -1, 0, -1]])
 
 
 @pytest.mark.parametrize(("width", "expected"), [(16, (32, 2)), (32, (64, 2)), (64, (64, 1)), (48, (64, 2))])

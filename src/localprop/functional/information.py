@@ -11,13 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def upsample(h: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps bilinearly, corners on corners: shape (N, C, H, W) -> (N, C, *size)."""
-    if tuple(h.shape[2:]) == size:
-        return h
-    return F.interpolate(h, size, mode="bilinear", align_corners=True)
-
-
 def reconstruction_loss(logits: Tensor, image: Tensor) -> Tensor:
     """Return the binary cross-entropy of reconstructed pixels, averaged over all of them.
 

@@ -6,13 +6,35 @@ import math
 
 from torch import Tensor, nn
 
-from localprop.functional.information import reconstruction_loss, upsample
+from localprop.functional.information import reconstruction_loss
 from localprop.functional.pooling import average_positions
 from localprop.functional.precision import full_precision
+from localprop.functional.upsampling import convolve_upsampled
 from localprop.objectives.base import Objective, Scored
 from localprop.types import BlockSpec, LocalBatch, LocalLoss
 
 DECODER_CHANNELS = 12
+
+
+class UpsampledConv2d(nn.Conv2d):
+    """A 3x3 convolution of a map that is resized to the image first, bilinearly, corners on corners.
+
+    Args:
+        shape: The map, (C, H, W).
+        num_out: Channels of its result.
+        size: The image, (H_0, W_0).
+
+    Shape: (N, C, H, W) -> (N, num_out, H_0, W_0).
+    """
+
+    def __init__(self, shape: tuple[int, ...], num_out: int, size: tuple[int, int]) -> None:
+        super().__init__(shape[0], num_out, 3, padding=1)
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Convolve the resized map."""
+        assert self.bias is not None
+        return convolve_upsampled(h, self.weight, self.bias, self.size)
 
 
 class Reconstruction(Objective):
@@ -29,8 +51,9 @@ class Reconstruction(Objective):
 
     Shape: h (N, C, H, W), (N, K, C) or (N, D).
 
-    Cost: 108 C + 36 + 109 C_0 parameters for a map, whose upsampled form, N C H_0 W_0 numbers, is kept for the backward
-        pass; (D + 1) C_0 H_0 W_0 parameters for a flat output of width D. It makes no prediction.
+    Cost: 108 C + 36 + 109 C_0 parameters for a map, for which N (108 H W + 36 H W_0) numbers are kept for the backward
+        pass, or N C H_0 W_0 where the convolution at the image's size multiplies less (few channels, a map nearly as
+        large as the image); (D + 1) C_0 H_0 W_0 parameters for a flat output of width D. It makes no prediction.
 
     Raises:
         ValueError: `scored` is neither; in training, the batch has no image or one with pixels outside of [0, 1].
@@ -48,7 +71,7 @@ class Reconstruction(Objective):
         self.is_map = len(shape) == len(image_shape) == 3
         self.decoder: nn.Module = (
             nn.Sequential(
-                nn.Conv2d(shape[0], DECODER_CHANNELS, 3, padding=1),
+                UpsampledConv2d(shape, DECODER_CHANNELS, (image_shape[1], image_shape[2])),
                 nn.BatchNorm2d(DECODER_CHANNELS),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(DECODER_CHANNELS, image_shape[0], 3, padding=1),
@@ -60,8 +83,7 @@ class Reconstruction(Objective):
     def reconstruct(self, h: Tensor) -> Tensor:
         """Return the logits of the image's pixels, shape (N, *image_shape)."""
         if self.is_map:
-            size = self.image_shape[1], self.image_shape[2]
-            drawn: Tensor = self.decoder(upsample(h, size))
+            drawn: Tensor = self.decoder(h)
             return drawn
         features = average_positions(h, 1 if h.dim() == 4 else -1)
         flat: Tensor = self.decoder(features)
