@@ -410,3 +410,12 @@ def test_a_reader_that_goes_away_is_no_error():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numbers_too_small_to_be_normal_are_taken_for_zero_by_every_thread():
+    code = (
+        "import torch\nfrom localprop.cli import main\nmain(['--version'])\ntorch.set_num_threads(2)\n"
+        "print(int((torch.full((2**22,), 1e-39) * 1.0).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "0"

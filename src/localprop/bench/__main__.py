@@ -13,6 +13,7 @@ from localprop.bench.measure import measure_memory, time_row, time_steps
 from localprop.train.assemble import DataFacts
 from localprop.train.config import config_from
 
+torch.set_flush_denormal(True)  # as in training by the command line, for backprop too
 order = json.loads(sys.argv[1])
 # The caller wrote these files itself, from settings that were vetted on its command line.
 configs = [config_from({}, file, allow_imports=True) for file in order["configs"]]
