@@ -12,35 +12,18 @@ from torch import Tensor, nn
 from localprop import methods
 from localprop.bench.live import LiveTensors
 from localprop.models.parts import pooled_classifier
+from localprop.models.resnet import ResidualBlock
 from localprop.network import LocalNetwork
 
 CHANNELS, SIDE, BATCH_SIZE, NUM_CLASSES = 16, 32, 128, 10
-
-
-class ResidualBlock(nn.Module):
-    """Compute relu(x + norm(conv(relu(norm(conv(x)))))), with 3x3 convolutions."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to the same shape."""
-        return F.relu(self.residual(x).add_(x), inplace=True)
 
 
 def residual_network(blocks: int) -> LocalNetwork:
     """Build a 3x3 convolution to 16 channels, residual blocks of that width, and a linear classifier."""
     torch.manual_seed(0)
     stem = nn.Sequential(nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU())
-    layers = [stem, *(ResidualBlock(CHANNELS) for _ in range(blocks)), pooled_classifier(CHANNELS, NUM_CLASSES)]
-    net = LocalNetwork(layers)
+    residual = [ResidualBlock(CHANNELS, CHANNELS) for _ in range(blocks)]
+    net = LocalNetwork([stem, *residual, pooled_classifier(CHANNELS, NUM_CLASSES)])
     net.to(memory_format=torch.channels_last)
     return net
 

@@ -59,10 +59,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        residual = self.residual(x)
+        residual: Tensor = self.residual(x)
         if self.stride > 1 or self.new_channels:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(residual + x, inplace=True)
+        return F.relu(residual.add_(x), inplace=True)
 
 
 def _resnet(name: str, depth: int, ends: Mapping[int, Iterable[int]], cost: str) -> Callable[..., LocalNetwork]:
