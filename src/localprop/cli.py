@@ -12,8 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from localprop import streams
 from localprop.commands.arguments import Command, Parser, normalised, refuse
 from localprop.commands.bench import BENCH
@@ -53,9 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `localprop`; by default those of the process.
     """
     streams.open_all()
-    # What a block is sure of has gradients below 1e-38, which a CPU takes a hundred times longer to multiply; they
-    # count as 0. Threads have that from the one that starts them, so it comes before the first operation.
-    torch.set_flush_denormal(True)
     try:
         # SIGTERM ends a command as Ctrl-C does.
         with answering_signals(signal.default_int_handler), streams.saying_warnings():

@@ -412,10 +412,20 @@ def test_a_reader_that_goes_away_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_numbers_too_small_to_be_normal_are_taken_for_zero_by_every_thread():
-    code = (
-        "import torch\nfrom localprop.cli import main\nmain(['--version'])\ntorch.set_num_threads(2)\n"
-        "print(int((torch.full((2**22,), 1e-39) * 1.0).count_nonzero()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.splitlines()[-1] == "0"
+def test_numbers_too_small_to_be_normal_are_taken_for_zero_by_every_thread_of_training(tmp_path: Path):
+    code = """
+import sys, torch
+import localprop.train.fit as fit
+from localprop.cli import main
+train = fit._train
+def count(*arguments):
+    print("left:", int((torch.full((2**22,), 1e-39) * 1.0).count_nonzero()))
+    train(*arguments)
+fit._train = count
+assert main(sys.argv[1:]) == 0
+print("as before:", sys.float_info.min / 2 > 0)
+"""
+    words = "train --method dcl --model mlp --model.width 0.25 --epochs 1 --limit-batches 1 --threads 2 --out"
+    argv = [sys.executable, "-c", code, *words.split(), str(tmp_path / "run")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-2:] == ["left: 0", "as before: True"]

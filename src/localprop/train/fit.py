@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import torch
 
+from localprop.functional.precision import subnormals_as_zero
 from localprop.record import Recorder, RecordError, make_console, sinks_from, truncate_after
 from localprop.train.config import RunConfig
 from localprop.train.directory import check_run_directory, claim_directory, kept, write_json, write_text
@@ -61,7 +62,8 @@ def fit(
         return finished
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with answering_signals(signal.default_int_handler):  # outside of the loop there is nothing to save
+    # Outside of the loop a signal finds nothing to save.
+    with subnormals_as_zero(), answering_signals(signal.default_int_handler):
         if config.warmup_epochs is not None:
             # A mistake in the method's settings must not wait for the warm-up to end.
             check([config], allow_imports=allow_imports)
