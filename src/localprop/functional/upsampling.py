@@ -23,7 +23,7 @@ def convolve_upsampled(h: Tensor, weight: Tensor, bias: Tensor, size: tuple[int,
 
     Resizing and convolving are both linear, and act on channels, rows and columns one after the other:
 
-        out[o] = b[o] + sum_{a, b} U[a] (sum_c W[o, c, a, b] h[c]) V[b]^T
+        out[o] = bias[o] + sum_{a, b} U[a] (sum_c W[o, c, a, b] h[c]) V[b]^T
 
     so the channels can be mixed first, on the small map, and the resized one, (N, C, H_0, W_0), is never made. Where
     that takes more multiplications (few channels, or a map nearly as large as the image) the map is resized first.
